@@ -1,0 +1,67 @@
+"""Training kernels for feed-forward networks with sigmoid outputs and binary cross-entropy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bcenet.callbacks import ProgressBar
+from bcenet.config import __version__, show_config
+from bcenet.errors import DataFormatError, ModelFormatError, NonFiniteError
+from bcenet.gradients import check_gradient
+from bcenet.history import History
+from bcenet.losses import bce_gradient, bce_loss, bce_loss_gradient, sigmoid
+from bcenet.network import Network
+from bcenet.optimizers import SGD, Adam, AdamW, RMSprop
+from bcenet.training import fit
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "DataFormatError",
+    "History",
+    "Model",
+    "ModelFormatError",
+    "Network",
+    "NonFiniteError",
+    "ProgressBar",
+    "RMSprop",
+    "__version__",
+    "bce_gradient",
+    "bce_loss",
+    "bce_loss_gradient",
+    "check_gradient",
+    "fit",
+    "load",
+    "load_model",
+    "metrics",
+    "show_config",
+    "sigmoid",
+    "tabular",
+]
+
+# Imported when first used: they are not needed to train, and import time counts.
+_LATER = {
+    "Model": ("bcenet.model", "Model"),
+    "load": ("bcenet.model", "load_network"),
+    "load_model": ("bcenet.model", "load_model"),
+    "metrics": ("bcenet.metrics", None),
+    "tabular": ("bcenet.tabular", None),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'bcenet' has no attribute {name!r}")
+    import importlib
+
+    module, attribute = _LATER[name]
+    value = importlib.import_module(module)
+    if attribute is not None:
+        value = getattr(value, attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

@@ -1,0 +1,34 @@
+"""The version, and what this build runs on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bcenet import _dispatch, threads
+
+__version__ = "0.1.0"
+
+
+def show_config() -> dict[str, Any]:
+    """Print and return the version, the instruction sets, the threads and the build's flags.
+
+    Returns: a dict with the keys version, instruction_set (in use), instruction_sets
+    (available), threads (that a call may use) and build_flags.
+
+    Example:
+        >>> import bcenet
+        >>> config = bcenet.show_config()  # doctest: +ELLIPSIS
+        version: ...
+        >>> config["instruction_set"] in config["instruction_sets"]
+        True
+    """
+    config = {
+        "version": __version__,
+        "instruction_set": _dispatch.native.INSTRUCTION_SET,
+        "instruction_sets": _dispatch.available(),
+        "threads": threads.limit(),
+        "build_flags": _dispatch.native.FLAGS,
+    }
+    for name, value in config.items():
+        print(f"{name}: {', '.join(value) if isinstance(value, list) else value}")
+    return config

@@ -1,0 +1,204 @@
+"""The only door to the native code: each function here makes one native call.
+
+Arguments are NumPy arrays that the callers have checked for shape; values are checked here,
+natively, and reported by position.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from bcenet import _dispatch
+
+
+def kernel_dtype(dtype: np.dtype) -> np.dtype:
+    """The dtype that a kernel computes in: float32 for float16 and float32, else float64."""
+    return np.dtype(np.float32 if dtype.kind == "f" and dtype.itemsize <= 4 else np.float64)
+
+
+def activation_names() -> tuple[str, ...]:
+    return tuple(_dispatch.native.ACTIVATIONS)
+
+
+def source(array: np.ndarray) -> Any:
+    """An array as the kernels read it: any real dtype, byte order and strides, never copied."""
+    return _dispatch.native.Source(array)
+
+
+def optional_source(array: np.ndarray | None) -> Any:
+    return None if array is None else source(array)
+
+
+def check_values(name: str, array: np.ndarray, dtype: np.dtype, wanted: str) -> float:
+    """Refuse the first value that is not ``wanted`` once it is in ``dtype``; returns the sum."""
+    native = _dispatch.native
+    index, total = native.find_bad(source(array), dtype.itemsize, native.CHECKS[wanted])
+    if index >= 0:
+        raise_bad_value(name, array, index, wanted, dtype)
+    return total
+
+
+def raise_bad_value(
+    name: str, array: np.ndarray, index: int, wanted: str, dtype: np.dtype
+) -> None:
+    """The ValueError for the value at a flat index, with its row and column."""
+    position = [int(i) for i in np.unravel_index(index, array.shape)]
+    value = array[tuple(position)].item()
+    places = ("row", "column") if len(position) <= 2 else ("index",) * len(position)
+    where = ", ".join(f"{place} {i}" for place, i in zip(places, position, strict=False))
+    note = f" (in {dtype})" if np.isfinite(value) and "finite" in wanted and value >= 0 else ""
+    raise ValueError(
+        f"{name} must be {wanted}{note}; got {value!r}{' at ' if where else ''}{where}"
+    )
+
+
+def sigmoid(out: np.ndarray, logits: np.ndarray) -> None:
+    """s(z) into a C-contiguous array of the kernel's dtype."""
+    _dispatch.native.apply_sigmoid(source(logits), out)
+
+
+def bce(
+    logits: np.ndarray,
+    targets: np.ndarray,
+    weight: np.ndarray | None,
+    pos_weight: np.ndarray | None,
+    smoothing: float,
+    divisor: float,
+    loss: np.ndarray | None,
+    gradient: np.ndarray | None,
+) -> float:
+    """The sum of the weighted losses; losses and derivatives / divisor go to the arrays."""
+    dtype = kernel_dtype(logits.dtype)
+    total, bad = _dispatch.native.apply_bce(
+        source(logits),
+        source(targets),
+        optional_source(weight),
+        optional_source(pos_weight),
+        smoothing,
+        divisor,
+        dtype.itemsize,
+        loss,
+        gradient,
+    )
+    if bad >= 0:
+        raise_bad_value("targets", targets, bad, "in [0, 1]", dtype)
+    return total
+
+
+def activate(name: str, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(g(z), g'(z)) of an activation, elementwise, for float32 or float64."""
+    a = np.array(z, order="C")
+    slope = np.empty_like(a)
+    _dispatch.native.apply_activation(_dispatch.native.ACTIVATIONS[name], a, slope)
+    return a, slope
+
+
+def product(a: np.ndarray, b: np.ndarray, *, transpose_a: bool = False) -> np.ndarray:
+    """A B, or A^T B, with the engine's own tiles and bits: one chain of terms an element."""
+    depth, columns = b.shape
+    rows = a.shape[1] if transpose_a else a.shape[0]
+    padded = np.zeros((depth, -(-columns // 16) * 16), b.dtype)
+    padded[:, :columns] = b
+    c = np.empty((rows, padded.shape[1]), b.dtype)
+    if c.size and depth:
+        _dispatch.native.apply_product(
+            c, np.ascontiguousarray(a), padded, rows, depth, padded.shape[1], transpose_a
+        )
+    else:
+        c[...] = 0
+    return np.ascontiguousarray(c[:, :columns])
+
+
+def row_order(seed: int, epoch: int, n: int) -> np.ndarray:
+    """A permutation of n rows, a function of seed and epoch; int32 where it fits."""
+    order = np.empty(n, np.int32 if n <= np.iinfo(np.int32).max else np.int64)
+    _dispatch.native.fill_order(order, seed, epoch)
+    return order
+
+
+class Engine:
+    """A private copy of a network, with buffers and optimizer state: the native engine.
+
+    Parts are flat arrays laid out as ``Network.parameters``: "parameters", "first" and "second"
+    (the optimizer's state) and "gradient".
+    """
+
+    def __init__(
+        self,
+        layer_sizes: tuple[int, ...],
+        activations: tuple[str, ...],
+        dtype: np.dtype,
+        capacity: int,
+        threads: int,
+        hyper: dict[str, Any] | None = None,
+    ) -> None:
+        self._native = _dispatch.native
+        if hyper is not None:
+            hyper = self._with_code(hyper)
+        codes = [self._native.ACTIVATIONS[name] for name in activations]
+        self._engine = self._native.Engine(
+            layer_sizes, codes, dtype.itemsize, capacity, threads, hyper
+        )
+        self._threads = threads
+
+    def _with_code(self, hyper: dict[str, Any]) -> dict[str, Any]:
+        return {**hyper, "rule": self._native.RULES[hyper["rule"]]}
+
+    def configure(self, hyper: dict[str, Any]) -> None:
+        """Hyperparameters for the steps to come; the optimizer's state stays."""
+        self._engine.configure(self._with_code(hyper))
+
+    @property
+    def steps(self) -> int:
+        return self._engine.steps
+
+    @steps.setter
+    def steps(self, value: int) -> None:
+        self._engine.steps = value
+
+    def load(self, part: str, flat: np.ndarray) -> None:
+        self._engine.load(self._native.PARTS[part], flat)
+
+    def store(self, part: str, flat: np.ndarray) -> None:
+        self._engine.store(self._native.PARTS[part], flat)
+
+    def train(
+        self,
+        x: Any,
+        y: Any,
+        weight: Any,
+        order: np.ndarray | None,
+        batch_size: int,
+        batches: range,
+        pos_weight: np.ndarray | None,
+        smoothing: float,
+        stage: str = "plain",
+    ) -> tuple[str, int, float, float, int]:
+        """(status, batch, weighted loss, weight, layer): see the native Engine.train."""
+        status, *rest = self._engine.train(
+            x,
+            y,
+            weight,
+            order,
+            batch_size,
+            batches.start,
+            batches.stop,
+            pos_weight,
+            smoothing,
+            self._native.STAGES[stage],
+            self._threads,
+        )
+        return self._native.STATUSES[status], *rest
+
+    def take_pending(self) -> BaseException | None:
+        return self._engine.take_pending()
+
+    def predict(self, x: Any, out: np.ndarray, *, probabilities: bool) -> None:
+        self._engine.predict(x, out, probabilities, self._threads)
+
+    def evaluate(
+        self, x: Any, y: Any, weight: Any, pos_weight: np.ndarray | None, smoothing: float
+    ) -> tuple[float, float]:
+        return self._engine.evaluate(x, y, weight, pos_weight, smoothing, self._threads)

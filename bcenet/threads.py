@@ -1,0 +1,64 @@
+"""How many threads a call uses: from the work, the affinity mask and the CPU quota."""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from bcenet import checks
+
+# Multiply-adds of a step that make one more thread pay: about 10 us of work, against two
+# barriers of about 1 us.
+WORK_PER_THREAD = 600_000
+MAX_THREADS = 256
+
+
+@functools.cache
+def _quota() -> float:
+    """CPUs that the control group may use at once; infinity without a limit."""
+    try:
+        limit, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return math.inf if limit == "max" else int(limit) / int(period)
+    except (OSError, ValueError):
+        pass
+    try:
+        folder = Path("/sys/fs/cgroup/cpu")
+        limit = int((folder / "cpu.cfs_quota_us").read_text())
+        return math.inf if limit < 0 else limit / int((folder / "cpu.cfs_period_us").read_text())
+    except (OSError, ValueError, ZeroDivisionError):
+        return math.inf
+
+
+def available() -> int:
+    """CPUs that this process may use: its affinity mask, held to the quota of its group."""
+    if hasattr(os, "sched_getaffinity"):
+        count = len(os.sched_getaffinity(0))
+    else:
+        count = os.cpu_count() or 1
+    return max(1, min(count, math.floor(_quota()) if _quota() < math.inf else count))
+
+
+def limit() -> int:
+    """``BCENET_NUM_THREADS`` if it is set, else the CPUs available."""
+    text = os.environ.get("BCENET_NUM_THREADS")
+    if not text:
+        return available()
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise ValueError(f"BCENET_NUM_THREADS must be an integer of at least 1; got {text!r}")
+    return value
+
+
+def choose(n_threads: Any, work: float) -> int:
+    """Threads for steps of ``work`` multiply-adds: as asked for, or as many as pay."""
+    if n_threads is not None:
+        count = checks.integer("n_threads", n_threads, 1)
+    else:
+        count = min(limit(), int(work // WORK_PER_THREAD) + 1)
+    return min(count, MAX_THREADS)

@@ -1,0 +1,467 @@
+# The epoch engine: gather, forward, loss, backward and update for every mini-batch, in one call
+# without the GIL, on a team of threads that belongs to the call.
+#
+# A step has two phases, each ended by a barrier:
+#   rows        Threads take blocks of the batch's rows and carry each through all layers
+#               forward, the loss, and all layers back, while it is in cache.
+#   parameters  Threads take tiles of the weights. A tile of [a, 1]^T dz is summed over the batch,
+#               the optimizer is applied to it, and the transposed copy that the next backward
+#               pass reads is written with it.
+# The staged step stores the gradient tiles, passes one more barrier, and updates then: for what
+# needs the whole gradient first. Both forms run the same tiles, so they give the same bits.
+#
+# Every number is computed by one thread in an order that depends on shapes alone, so the result
+# is the same for any number of threads.
+#
+# Layer l holds one matrix [W; b] of (fan_in + 1, fan_out): its last row is the intercept, and the
+# activations before it carry a column of ones. Buffers are padded to whole units of columns
+# with zeros that stay zeros; `affine` has the sizes.
+
+from libc.stdint cimport int32_t, int64_t
+from libc.string cimport memset
+
+from activations cimport activate
+from affine cimport MULTIPLY, STORE, leading, padded, product
+from losses cimport bce_block, sigmoid, smooth_block, sum_block
+from optimizers cimport Hyper, Step, prepare, update
+from source cimport Layout, read_row
+from vecmath cimport bcn_bits32, bcn_bits64, floating
+
+cdef extern from "platform.h" nogil:
+    ctypedef struct bcn_team:
+        int size
+    int64_t bcn_nanoseconds()
+    int64_t bcn_take(int64_t* counter)
+    void bcn_store(int64_t* p, int64_t value)
+    int64_t bcn_load(int64_t* p)
+    void bcn_store_minimum(int64_t* p, int64_t value)
+    void bcn_barrier(bcn_team* team)
+    void bcn_team_run(bcn_team* team, int size, void (*work)(void*, int) noexcept nogil,
+                      void* context)
+
+cdef enum:
+    ITEM_ROWS = 12  # rows of a parameter tile: two of the widest register tiles
+    ITEM_COLUMNS = 64
+    ITEM_SIZE = 12 * 64
+    CHAIN = 1024  # rows that one chain of a weight gradient sums; chains merge in a tree
+    MAX_LEVELS = 54  # of that tree
+    INFERENCE_ROWS = 64  # rows of a block in prediction and evaluation
+    POLL_NANOSECONDS = 40000000  # between looks for signals
+    NO_LAYER = 1 << 30
+
+cdef enum Stage:
+    UPDATE_PLAIN  # gradient and update in one pass over the tiles
+    UPDATE_STAGED  # all gradient tiles, a barrier, all updates
+    GRADIENT_ONLY  # no update
+
+cdef enum Status:
+    DONE
+    INTERRUPTED
+    BAD_LOSS  # a loss of the batch is not finite; its step was not taken
+    BAD_PARAMETERS  # the step made parameters or optimizer state that are not finite
+
+cdef struct Layer:
+    Py_ssize_t fan_in
+    Py_ssize_t fan_out
+    int activation
+    Py_ssize_t ld_w  # of w, first, second and gradient: (fan_in + 1, ld_w)
+    Py_ssize_t ld_wt  # of wt: (padded(fan_out), ld_wt)
+    Py_ssize_t ld_in  # of the activations before this layer
+    Py_ssize_t ld_a  # of a and dz: (capacity, ld_a)
+    void* w
+    void* first  # optimizer state, or NULL
+    void* second
+    void* gradient
+    void* wt
+    void* input  # x, or a of the layer before
+    void* a
+    void* dz  # holds the slope g'(z) between the forward and the backward pass
+
+cdef struct Item:
+    int layer
+    Py_ssize_t row
+    Py_ssize_t rows
+    Py_ssize_t column
+    Py_ssize_t columns
+
+cdef struct Plan:
+    int item_size  # 4 or 8 bytes: what every void* of real numbers points to
+    int n_layers
+    Layer* layers
+    Item* items
+    Py_ssize_t n_items
+    Py_ssize_t outputs
+    Py_ssize_t capacity  # rows that the buffers hold
+    double* row_loss  # (capacity,): weighted, summed over the row's outputs
+    double* row_weight
+    void* pos_weight  # (outputs,)
+    int threads
+    void** scratch  # one a thread
+    Hyper hyper
+    Py_ssize_t steps  # taken so far
+    void** blocks  # what was allocated
+    Py_ssize_t n_blocks
+    Py_ssize_t room
+
+cdef struct Job:
+    # One call: what to run the plan on, and what came of it.
+    Plan* plan
+    bcn_team team
+    Layout x
+    Layout y
+    Layout sample_weight
+    bint has_targets
+    bint has_sample_weight
+    const int32_t* order_32  # the order of the rows, in one of two widths; NULL: as they lie
+    const int64_t* order_64
+    Py_ssize_t rows
+    Py_ssize_t batch_size
+    Py_ssize_t block_rows
+    Py_ssize_t first_batch
+    Py_ssize_t last_batch
+    double smoothing
+    Stage stage
+    bint (*poll)(void* owner) noexcept nogil  # True: stop
+    void* owner
+    int64_t next_block
+    int64_t next_item
+    int64_t next_update
+    int64_t stop  # set in the rows phase, read after its barrier
+    int64_t bad_layer  # set in the parameters phase, read after its barrier
+    Status status
+    Py_ssize_t batch  # the first one not taken, or the bad one
+    double loss  # weighted sum over the batches taken
+    double weight  # of the same batches
+    void* out  # inference: (rows, outputs), or NULL
+    bint probabilities
+    double* block_loss  # evaluation: one a block
+    double* block_weight
+
+
+cdef inline Py_ssize_t source_row(const Job* job, Py_ssize_t position) noexcept nogil:
+    if job.order_32 != NULL:
+        return job.order_32[position]
+    if job.order_64 != NULL:
+        return job.order_64[position]
+    return position
+
+
+cdef inline bint all_finite(const floating* values, Py_ssize_t n) noexcept nogil:
+    """Whether no exponent is all ones: integer operations, so the loop vectorises."""
+    cdef Py_ssize_t i
+    cdef bint bad = False
+    if floating is float:
+        for i in range(n):
+            bad |= (bcn_bits32(values[i]) & 0x7F800000u) == 0x7F800000u
+    else:
+        for i in range(n):
+            bad |= (bcn_bits64(values[i]) & 0x7FF0000000000000u) == 0x7FF0000000000000u
+    return not bad
+
+
+cdef inline void gather(const Job* job, floating* x, Py_ssize_t buffer_row, Py_ssize_t position,
+                        Py_ssize_t rows) noexcept nogil:
+    """Rows of X, converted, into the input of the first layer; a 1 follows each."""
+    cdef const Layer* layer = &job.plan.layers[0]
+    cdef Py_ssize_t i
+    x += buffer_row * layer.ld_in
+    for i in range(rows):
+        read_row(x, &job.x, source_row(job, position + i))
+        x[layer.fan_in] = 1
+        x += layer.ld_in
+
+
+cdef inline void forward(const Plan* plan, floating* scratch, Py_ssize_t row,
+                         Py_ssize_t rows) noexcept nogil:
+    """z_l = [a, 1] [W; b], a_l = g(z_l) for rows of the buffers; the last layer stays logits."""
+    cdef const Layer* layer
+    cdef floating* a
+    cdef floating* slope
+    cdef Py_ssize_t i
+    cdef int l
+    for l in range(plan.n_layers):
+        layer = &plan.layers[l]
+        a = <floating*> layer.a + row * layer.ld_a
+        product(a, layer.ld_a, <floating*> layer.input + row * layer.ld_in, layer.ld_in, 1,
+                <floating*> layer.w, layer.ld_w, rows, layer.fan_in + 1, padded(layer.fan_out),
+                STORE)
+        if l + 1 < plan.n_layers:
+            slope = <floating*> layer.dz + row * layer.ld_a
+            for i in range(rows):
+                activate(a, slope, layer.activation, padded(layer.fan_out))
+                a[layer.fan_out] = 1  # the next layer's intercepts meet a 1
+                a += layer.ld_a
+                slope += layer.ld_a
+
+
+cdef inline void loss_rows(const Job* job, floating* scratch, Py_ssize_t row,
+                           Py_ssize_t position, Py_ssize_t rows) noexcept nogil:
+    """Weighted losses of rows to row_loss, and w dl/dz to the last layer's dz.
+
+    A batch's mean is taken by the parameters phase, which divides by the sum of the weights.
+    """
+    cdef const Plan* plan = job.plan
+    cdef const Layer* last = &plan.layers[plan.n_layers - 1]
+    cdef Py_ssize_t k = plan.outputs
+    cdef Py_ssize_t n = rows * k
+    cdef Py_ssize_t i, j, source
+    # Compact copies of (rows, k), so that the loss runs over contiguous numbers for any k.
+    cdef floating* z = scratch
+    cdef floating* t = z + n
+    cdef floating* weight = t + n
+    cdef floating* pos = weight + n
+    cdef floating* loss = pos + n
+    cdef floating* dz = loss + n
+    cdef const floating* logits = <floating*> last.a + row * last.ld_a
+    cdef floating* out = <floating*> last.dz + row * last.ld_a
+    for i in range(rows):
+        source = source_row(job, position + i)
+        read_row(t + i * k, &job.y, source)
+        if job.has_sample_weight:
+            read_row(weight + i * k, &job.sample_weight, source)
+        for j in range(k):
+            z[i * k + j] = logits[i * last.ld_a + j]
+            pos[i * k + j] = (<floating*> plan.pos_weight)[j]
+            if not job.has_sample_weight:
+                weight[i * k + j] = 1
+            elif job.sample_weight.dimensions == 1:
+                weight[i * k + j] = weight[i * k]
+    if job.smoothing != 0:
+        smooth_block(t, job.smoothing, n)
+    bce_block(loss, dz, z, t, pos, n)
+    for i in range(n):
+        loss[i] = 0 if weight[i] == 0 else weight[i] * loss[i]
+        dz[i] = weight[i] * dz[i]
+    for i in range(rows):
+        plan.row_loss[row + i] = sum_block(loss + i * k, k)
+        plan.row_weight[row + i] = sum_block(weight + i * k, k)
+        for j in range(k):
+            out[i * last.ld_a + j] = dz[i * k + j]
+
+
+cdef inline void backward(const Plan* plan, floating* scratch, Py_ssize_t row,
+                          Py_ssize_t rows) noexcept nogil:
+    """da_{l-1} = dz_l W_l^T, dz_{l-1} = da_{l-1} * g'(z_{l-1}): the slope lies in dz_{l-1}."""
+    cdef const Layer* layer
+    cdef const Layer* before
+    cdef int l
+    for l in range(plan.n_layers - 1, 0, -1):
+        layer = &plan.layers[l]
+        before = &plan.layers[l - 1]
+        product(<floating*> before.dz + row * before.ld_a, before.ld_a,
+                <floating*> layer.dz + row * layer.ld_a, layer.ld_a, 1,
+                <floating*> layer.wt, layer.ld_wt, rows, layer.fan_out, padded(layer.fan_in),
+                MULTIPLY)
+
+
+cdef inline void gradient_tile(floating* sums, const Plan* plan, const Item* item,
+                               Py_ssize_t rows, floating scale) noexcept nogil:
+    """A tile of [a, 1]^T dz over the batch, times ``scale``.
+
+    Chains end every CHAIN rows and merge as a binary counter carries: a fixed tree. ``sums``
+    holds one tile a level of it; the result is the first.
+    """
+    cdef const Layer* layer = &plan.layers[item.layer]
+    cdef Py_ssize_t size = item.rows * item.columns
+    cdef Py_ssize_t chain, start, i, carries
+    cdef Py_ssize_t level = 0
+    for chain in range((rows + CHAIN - 1) // CHAIN):
+        start = chain * CHAIN
+        product(sums + level * ITEM_SIZE, item.columns,
+                <floating*> layer.input + start * layer.ld_in + item.row, 1, layer.ld_in,
+                <floating*> layer.dz + start * layer.ld_a + item.column, layer.ld_a,
+                item.rows, min(CHAIN, rows - start), item.columns, STORE)
+        carries = chain + 1
+        while carries & 1 == 0:
+            level -= 1
+            for i in range(size):
+                sums[level * ITEM_SIZE + i] += sums[(level + 1) * ITEM_SIZE + i]
+            carries >>= 1
+        level += 1
+    while level > 1:
+        level -= 1
+        for i in range(size):
+            sums[(level - 1) * ITEM_SIZE + i] += sums[level * ITEM_SIZE + i]
+    for i in range(size):
+        sums[i] *= scale
+
+
+cdef inline void store_tile(const Plan* plan, const Item* item, const floating* g) noexcept nogil:
+    cdef const Layer* layer = &plan.layers[item.layer]
+    cdef floating* gradient = <floating*> layer.gradient + item.row * layer.ld_w + item.column
+    cdef Py_ssize_t i, j
+    for i in range(item.rows):
+        for j in range(item.columns):
+            gradient[i * layer.ld_w + j] = g[i * item.columns + j]
+
+
+cdef inline bint update_tile(const Plan* plan, const Item* item, const floating* g,
+                             Py_ssize_t ld_g, const Step* step) noexcept nogil:
+    """Apply the optimizer to a tile and renew its transposed copy; whether all stayed finite."""
+    cdef const Layer* layer = &plan.layers[item.layer]
+    cdef Py_ssize_t offset = item.row * layer.ld_w + item.column
+    cdef floating* w = <floating*> layer.w + offset
+    cdef floating* first = NULL
+    cdef floating* second = NULL
+    cdef floating* wt
+    cdef Py_ssize_t i, j
+    cdef bint finite = True
+    if layer.first != NULL:
+        first = <floating*> layer.first + offset
+    if layer.second != NULL:
+        second = <floating*> layer.second + offset
+    for i in range(item.rows):
+        update(w + i * layer.ld_w, first + i * layer.ld_w, second + i * layer.ld_w,
+               g + i * ld_g, &plan.hyper, step, item.row + i < layer.fan_in, item.columns)
+        finite &= all_finite(w + i * layer.ld_w, item.columns)
+        if second != NULL:
+            finite &= all_finite(second + i * layer.ld_w, item.columns)
+        elif first != NULL:
+            finite &= all_finite(first + i * layer.ld_w, item.columns)
+    if item.layer > 0:
+        wt = <floating*> layer.wt + item.column * layer.ld_wt + item.row
+        for j in range(item.columns):
+            for i in range(min(item.rows, layer.fan_in - item.row)):
+                wt[j * layer.ld_wt + i] = w[i * layer.ld_w + j]
+    return finite
+
+
+cdef inline void step_rows(Job* job, floating* scratch, int thread, Py_ssize_t position,
+                           Py_ssize_t rows, int64_t* last_poll) noexcept nogil:
+    """The rows phase of one thread: blocks of the batch that starts at ``position``."""
+    cdef const Plan* plan = job.plan
+    cdef Py_ssize_t row, count, i
+    cdef int64_t now
+    while bcn_load(&job.stop) == DONE:
+        row = bcn_take(&job.next_block) * job.block_rows
+        if row >= rows:
+            break
+        count = min(job.block_rows, rows - row)
+        gather(job, <floating*> plan.layers[0].input, row, position + row, count)
+        forward(plan, scratch, row, count)
+        loss_rows(job, scratch, row, position + row, count)
+        if not all_finite(&plan.row_loss[row], count):
+            bcn_store(&job.stop, BAD_LOSS)
+        backward(plan, scratch, row, count)
+        if thread == 0:
+            now = bcn_nanoseconds()
+            if now - last_poll[0] > POLL_NANOSECONDS:
+                last_poll[0] = now
+                if job.poll(job.owner):
+                    bcn_store(&job.stop, INTERRUPTED)
+
+
+cdef inline void step_parameters(Job* job, floating* scratch, Py_ssize_t rows, double weight,
+                                 const Step* step) noexcept nogil:
+    """The parameters phase of one thread."""
+    cdef const Plan* plan = job.plan
+    cdef const Item* item
+    cdef const Layer* layer
+    cdef Py_ssize_t i
+    cdef floating scale = <floating> (1 / weight)
+    while True:
+        i = bcn_take(&job.next_item)
+        if i >= plan.n_items:
+            break
+        item = &plan.items[i]
+        gradient_tile(scratch, plan, item, rows, scale)
+        if job.stage == UPDATE_PLAIN:
+            if not update_tile(plan, item, <const floating*> scratch, item.columns, step):
+                bcn_store_minimum(&job.bad_layer, item.layer)
+        else:
+            store_tile(plan, item, <const floating*> scratch)
+    if job.stage != UPDATE_STAGED:
+        return
+    bcn_barrier(&job.team)
+    while True:
+        i = bcn_take(&job.next_update)
+        if i >= plan.n_items:
+            break
+        item = &plan.items[i]
+        layer = &plan.layers[item.layer]
+        if not update_tile(plan, item, <const floating*> layer.gradient
+                           + item.row * layer.ld_w + item.column, layer.ld_w, step):
+            bcn_store_minimum(&job.bad_layer, item.layer)
+
+
+cdef inline void train(Job* job, int thread, floating* scratch) noexcept nogil:
+    """What each thread of the team runs: all batches, in step with the others."""
+    cdef Plan* plan = job.plan
+    cdef Py_ssize_t batch, rows
+    cdef Py_ssize_t steps = plan.steps
+    cdef double weight
+    cdef Step step
+    cdef int64_t last_poll = bcn_nanoseconds()
+    for batch in range(job.first_batch, job.last_batch):
+        rows = min(job.batch_size, job.rows - batch * job.batch_size)
+        step_rows(job, scratch, thread, batch * job.batch_size, rows, &last_poll)
+        bcn_barrier(&job.team)
+        if job.stop != DONE:
+            break
+        weight = sum_block(<const double*> plan.row_weight, rows)
+        if thread == 0:
+            job.next_block = 0
+            job.loss += sum_block(<const double*> plan.row_loss, rows)
+            job.weight += weight
+            job.batch = batch + 1
+        if weight > 0:
+            steps += 1
+            prepare(&step, &plan.hyper, steps)
+            step_parameters(job, scratch, rows, weight, &step)
+        bcn_barrier(&job.team)
+        if thread == 0:
+            job.next_item = 0
+            job.next_update = 0
+        if job.bad_layer != NO_LAYER:
+            break
+    bcn_barrier(&job.team)
+    if thread == 0:
+        if job.bad_layer != NO_LAYER:
+            job.status = BAD_PARAMETERS
+            job.batch -= 1
+        else:
+            job.status = <Status> job.stop
+        if job.stage != GRADIENT_ONLY:
+            plan.steps = steps
+
+
+cdef inline void infer(Job* job, int thread, floating* scratch) noexcept nogil:
+    """Blocks of rows through the forward pass: outputs, or weighted losses, a block at a time.
+
+    Thread t works in rows t * INFERENCE_ROWS and following of the buffers.
+    """
+    cdef const Plan* plan = job.plan
+    cdef const Layer* last = &plan.layers[plan.n_layers - 1]
+    cdef Py_ssize_t row = thread * INFERENCE_ROWS
+    cdef Py_ssize_t block, position, count, i, j
+    cdef floating* out
+    cdef const floating* logits
+    cdef int64_t now
+    cdef int64_t last_poll = bcn_nanoseconds()
+    while bcn_load(&job.stop) == DONE:
+        block = bcn_take(&job.next_block)
+        position = block * INFERENCE_ROWS
+        if position >= job.rows:
+            break
+        count = min(<Py_ssize_t> INFERENCE_ROWS, job.rows - position)
+        gather(job, <floating*> plan.layers[0].input, row, position, count)
+        forward(plan, scratch, row, count)
+        if job.has_targets:
+            loss_rows(job, scratch, row, position, count)
+            job.block_loss[block] = sum_block(<const double*> &plan.row_loss[row], count)
+            job.block_weight[block] = sum_block(<const double*> &plan.row_weight[row], count)
+        else:
+            logits = <floating*> last.a + row * last.ld_a
+            out = <floating*> job.out + position * plan.outputs
+            for i in range(count):
+                for j in range(plan.outputs):
+                    out[i * plan.outputs + j] = logits[i * last.ld_a + j]
+            if job.probabilities:
+                for i in range(count * plan.outputs):
+                    out[i] = sigmoid(out[i])
+        if thread == 0:
+            now = bcn_nanoseconds()
+            if now - last_poll > POLL_NANOSECONDS:
+                last_poll = now
+                if job.poll(job.owner):
+                    bcn_store(&job.stop, INTERRUPTED)

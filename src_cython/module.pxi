@@ -1,0 +1,711 @@
+# The Python face of the native code, compiled once an instruction set (setup.py writes a stub
+# that includes this file). Arguments are checked in Python, by bcenet/kernels.py.
+
+from cpython.buffer cimport (
+    PyBUF_C_CONTIGUOUS, PyBUF_RECORDS_RO, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release,
+    PyObject_GetBuffer,
+)
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
+
+cimport activations
+cimport optimizers
+from affine cimport STORE, leading, padded, product
+from epoch cimport (
+    BAD_LOSS, BAD_PARAMETERS, CHAIN, DONE, GRADIENT_ONLY, INFERENCE_ROWS, INTERRUPTED,
+    ITEM_COLUMNS, ITEM_ROWS, ITEM_SIZE, NO_LAYER, Item, Job, Layer, Plan, Stage,
+    UPDATE_PLAIN, UPDATE_STAGED, bcn_team_run, infer, train,
+)
+from losses cimport bce, sigmoid, smooth_block, sum_block
+from random cimport philox, shuffle
+from source cimport (
+    FLOAT16, FLOAT32, FLOAT64, INT8, INT16, INT32, INT64, Layout, MAX_DIMENSIONS, UINT8, UINT16,
+    UINT32, UINT64, read_block,
+)
+from vecmath cimport floating
+
+cdef extern from "platform.h" nogil:
+    void* bcn_allocate(size_t size)
+
+cdef enum:
+    BLOCK = 1024  # elements that the elementwise kernels handle at a time, on the stack
+
+ACTIVATIONS = {
+    "identity": <int> activations.IDENTITY,
+    "relu": <int> activations.RELU,
+    "leaky_relu": <int> activations.LEAKY_RELU,
+    "elu": <int> activations.ELU,
+    "selu": <int> activations.SELU,
+    "gelu": <int> activations.GELU,
+    "silu": <int> activations.SILU,
+    "tanh": <int> activations.TANH,
+    "sigmoid": <int> activations.SIGMOID,
+    "softplus": <int> activations.SOFTPLUS,
+}
+
+RULES = {
+    "sgd": <int> optimizers.SGD,
+    "adam": <int> optimizers.ADAM,
+    "rmsprop": <int> optimizers.RMSPROP,
+}
+
+STAGES = {
+    "plain": <int> UPDATE_PLAIN,
+    "staged": <int> UPDATE_STAGED,
+    "gradient": <int> GRADIENT_ONLY,
+}
+
+STATUSES = {
+    <int> DONE: "done",
+    <int> INTERRUPTED: "interrupted",
+    <int> BAD_LOSS: "bad loss",
+    <int> BAD_PARAMETERS: "bad parameters",
+}
+
+_CODES = {
+    "b1": <int> UINT8, "i1": <int> INT8, "i2": <int> INT16, "i4": <int> INT32, "i8": <int> INT64,
+    "u1": <int> UINT8, "u2": <int> UINT16, "u4": <int> UINT32, "u8": <int> UINT64,
+    "f2": <int> FLOAT16, "f4": <int> FLOAT32, "f8": <int> FLOAT64,
+}
+
+
+cdef void* address(object array, size_t size, bint writable) except NULL:
+    """Where a C-contiguous array of ``size`` bytes lies. The caller keeps the array alive."""
+    cdef Py_buffer view
+    cdef void* pointer
+    PyObject_GetBuffer(array, &view, PyBUF_C_CONTIGUOUS | (PyBUF_WRITABLE if writable else 0))
+    pointer = view.buf
+    if <size_t> view.len != size:
+        length = view.len
+        PyBuffer_Release(&view)
+        raise ValueError(f"array must have {size} bytes; got {length}")
+    PyBuffer_Release(&view)
+    return pointer
+
+
+cdef class Source:
+    """An array of any layout, to be read block by block in float32 or float64."""
+
+    cdef Py_buffer view
+    cdef Layout layout
+    cdef bint held
+
+    def __cinit__(self, array):
+        cdef int d
+        dtype = array.dtype
+        PyObject_GetBuffer(array, &self.view, PyBUF_RECORDS_RO)
+        self.held = True
+        self.layout.code = _CODES[f"{dtype.kind}{dtype.itemsize}"]
+        self.layout.swapped = not dtype.isnative
+        self.layout.data = <const char*> self.view.buf
+        self.layout.item_size = self.view.itemsize
+        self.layout.dimensions = self.view.ndim
+        self.layout.size = 1
+        for d in range(self.view.ndim):
+            self.layout.shape[d] = self.view.shape[d]
+            self.layout.strides[d] = self.view.strides[d]
+            self.layout.size *= self.view.shape[d]
+
+    def __dealloc__(self):
+        if self.held:
+            PyBuffer_Release(&self.view)
+
+
+# ---- elementwise kernels -------------------------------------------------------------------
+
+cdef void sigmoid_all(floating* out, const Layout* z) noexcept nogil:
+    cdef Py_ssize_t block, start, n, i
+    for block in range((z.size + BLOCK - 1) // BLOCK):
+        start = block * BLOCK
+        n = min(<Py_ssize_t> BLOCK, z.size - start)
+        read_block(out + start, z, start, n)
+        for i in range(n):
+            out[start + i] = sigmoid(out[start + i])
+
+
+def apply_sigmoid(Source logits not None, out):
+    """s(z) of every logit, into the C-contiguous ``out`` of the kernel's dtype."""
+    cdef Py_ssize_t n = logits.layout.size
+    cdef void* p
+    if n == 0:
+        return
+    p = address(out, n * out.itemsize, True)
+    if out.itemsize == 4:
+        with nogil:
+            sigmoid_all(<float*> p, &logits.layout)
+    else:
+        with nogil:
+            sigmoid_all(<double*> p, &logits.layout)
+
+
+cdef Py_ssize_t bce_all(floating* loss_out, floating* gradient_out, const Layout* z,
+                        const Layout* t, const Layout* weight, const Layout* pos,
+                        double smoothing, double divisor, double* total) noexcept nogil:
+    """Returns the flat index of the first target outside [0, 1], or -1."""
+    cdef floating z_block[BLOCK]
+    cdef floating t_block[BLOCK]
+    cdef floating w_block[BLOCK]
+    cdef floating pos_block[BLOCK]
+    cdef floating loss[BLOCK]
+    cdef floating dz[BLOCK]
+    cdef floating scale = <floating> divisor
+    cdef Py_ssize_t block, start, n, i
+    cdef bint bad
+    total[0] = 0
+    for i in range(BLOCK):
+        w_block[i] = 1
+        pos_block[i] = 1
+    for block in range((z.size + BLOCK - 1) // BLOCK):
+        start = block * BLOCK
+        n = min(<Py_ssize_t> BLOCK, z.size - start)
+        read_block(z_block, z, start, n)
+        read_block(t_block, t, start, n)
+        if weight != NULL:
+            read_block(w_block, weight, start, n)
+        if pos != NULL:
+            read_block(pos_block, pos, start, n)
+        bad = False
+        for i in range(n):
+            bad |= not (t_block[i] >= 0 and t_block[i] <= 1)
+        if bad:
+            for i in range(n):
+                if not (t_block[i] >= 0 and t_block[i] <= 1):
+                    return start + i
+        if smoothing != 0:
+            smooth_block(t_block, smoothing, n)
+        for i in range(n):
+            loss[i] = bce(&dz[i], z_block[i], t_block[i], pos_block[i])
+        if weight != NULL:
+            for i in range(n):
+                loss[i] = 0 if w_block[i] == 0 else w_block[i] * loss[i]
+                dz[i] = w_block[i] * dz[i]
+        if loss_out != NULL:
+            for i in range(n):
+                loss_out[start + i] = loss[i]
+        total[0] += sum_block(<const floating*> loss, n)
+        if gradient_out != NULL:
+            for i in range(n):
+                gradient_out[start + i] = dz[i] / scale
+    return -1
+
+
+def apply_bce(Source logits not None, Source targets not None, Source weight, Source pos_weight,
+              double smoothing, double divisor, int item_size, loss, gradient):
+    """(sum of the weighted losses, index of the first bad target or -1).
+
+    The weighted losses go to ``loss``, the weighted derivatives over ``divisor`` to
+    ``gradient``, where they are not None.
+    """
+    cdef Py_ssize_t n = logits.layout.size
+    cdef const Layout* w = NULL if weight is None else &weight.layout
+    cdef const Layout* pos = NULL if pos_weight is None else &pos_weight.layout
+    cdef void* loss_out = NULL
+    cdef void* gradient_out = NULL
+    cdef double total = 0
+    cdef Py_ssize_t bad = -1
+    if n == 0:
+        return 0.0, -1
+    if loss is not None:
+        loss_out = address(loss, n * item_size, True)
+    if gradient is not None:
+        gradient_out = address(gradient, n * item_size, True)
+    if item_size == 4:
+        with nogil:
+            bad = bce_all(<float*> loss_out, <float*> gradient_out, &logits.layout,
+                          &targets.layout, w, pos, smoothing, divisor, &total)
+    else:
+        with nogil:
+            bad = bce_all(<double*> loss_out, <double*> gradient_out, &logits.layout,
+                          &targets.layout, w, pos, smoothing, divisor, &total)
+    return total, bad
+
+
+cdef enum Check:
+    FINITE
+    UNIT_INTERVAL
+    WEIGHT
+
+CHECKS = {
+    "finite": <int> FINITE,
+    "in [0, 1]": <int> UNIT_INTERVAL,
+    "finite and not negative": <int> WEIGHT,
+}
+
+
+cdef Py_ssize_t first_bad(floating* buffer, const Layout* s, int check,
+                          double* total) noexcept nogil:
+    cdef Py_ssize_t block, start, n, i
+    cdef floating low = 0
+    cdef floating high = 1
+    cdef bint bad
+    # x - x is NaN for an infinity or a NaN, and fails every comparison.
+    for block in range((s.size + BLOCK - 1) // BLOCK):
+        start = block * BLOCK
+        n = min(<Py_ssize_t> BLOCK, s.size - start)
+        read_block(buffer, s, start, n)
+        bad = False
+        if check == FINITE:
+            for i in range(n):
+                bad |= not (buffer[i] - buffer[i] == 0)
+        elif check == UNIT_INTERVAL:
+            for i in range(n):
+                bad |= (not (buffer[i] >= low)) | (not (buffer[i] <= high))
+        else:
+            for i in range(n):
+                bad |= (not (buffer[i] >= low)) | (not (buffer[i] - buffer[i] == 0))
+        if bad:
+            for i in range(n):
+                if check == UNIT_INTERVAL:
+                    bad = not (buffer[i] >= low and buffer[i] <= high)
+                else:
+                    bad = not (buffer[i] - buffer[i] == 0) or check == WEIGHT and buffer[i] < low
+                if bad:
+                    return start + i
+        total[0] += sum_block(<const floating*> buffer, n)
+    return -1
+
+
+def find_bad(Source values not None, int item_size, int check):
+    """(flat index of the first value that fails ``check`` in the kernel's dtype or -1, sum)."""
+    cdef float buffer_32[BLOCK]
+    cdef double buffer_64[BLOCK]
+    cdef double total = 0
+    cdef Py_ssize_t index
+    with nogil:
+        if item_size == 4:
+            index = first_bad(buffer_32, &values.layout, check, &total)
+        else:
+            index = first_bad(buffer_64, &values.layout, check, &total)
+    return index, total
+
+
+cdef void activate_all(floating* a, floating* slope, int kind, Py_ssize_t n) noexcept nogil:
+    activations.activate(a, slope, kind, n)
+
+
+def apply_activation(int kind, a, slope):
+    """Replace z in ``a`` by g(z), and write g'(z) to ``slope``: C-contiguous, one dtype."""
+    cdef Py_ssize_t n = a.size
+    cdef void* p
+    cdef void* q
+    if n == 0:
+        return
+    p = address(a, n * a.itemsize, True)
+    q = address(slope, n * a.itemsize, True)
+    if a.itemsize == 4:
+        with nogil:
+            activate_all(<float*> p, <float*> q, kind, n)
+    else:
+        with nogil:
+            activate_all(<double*> p, <double*> q, kind, n)
+
+
+cdef void product_all(floating* c, const floating* a, const floating* b, Py_ssize_t rows,
+                      Py_ssize_t depth, Py_ssize_t columns, bint transpose_a) noexcept nogil:
+    if transpose_a:
+        product(c, columns, a, 1, rows, b, columns, rows, depth, columns, STORE)
+    else:
+        product(c, columns, a, depth, 1, b, columns, rows, depth, columns, STORE)
+
+
+def apply_product(c, a, b, Py_ssize_t rows, Py_ssize_t depth, Py_ssize_t columns,
+                  bint transpose_a):
+    """C = A B, or A^T B: (rows, columns) from depth terms each; columns a multiple of 16."""
+    cdef Py_ssize_t size = c.itemsize
+    cdef void* c_data = address(c, rows * columns * size, True)
+    cdef void* a_data = address(a, rows * depth * size, False)
+    cdef void* b_data = address(b, depth * columns * size, False)
+    if columns % 16:
+        raise ValueError(f"columns must be a multiple of 16; got {columns}")
+    if size == 4:
+        with nogil:
+            product_all(<float*> c_data, <float*> a_data, <float*> b_data, rows, depth, columns,
+                        transpose_a)
+    else:
+        with nogil:
+            product_all(<double*> c_data, <double*> a_data, <double*> b_data, rows, depth,
+                        columns, transpose_a)
+
+
+# ---- randomness ----------------------------------------------------------------------------
+
+def fill_order(order, uint64_t seed, uint32_t epoch):
+    """A permutation of 0..n-1 into ``order``, int32 or int64: a function of (seed, epoch, n)."""
+    cdef Py_ssize_t n = order.size
+    cdef void* p
+    if n == 0:
+        return
+    p = address(order, n * order.itemsize, True)
+    if order.itemsize == 4:
+        with nogil:
+            shuffle(<int32_t*> p, n, seed, epoch)
+    else:
+        with nogil:
+            shuffle(<int64_t*> p, n, seed, epoch)
+
+
+# ---- the engine ----------------------------------------------------------------------------
+
+cdef void train_thread(void* context, int thread) noexcept nogil:
+    cdef Job* job = <Job*> context
+    if job.plan.item_size == 4:
+        train(job, thread, <float*> job.plan.scratch[thread])
+    else:
+        train(job, thread, <double*> job.plan.scratch[thread])
+
+
+cdef void infer_thread(void* context, int thread) noexcept nogil:
+    cdef Job* job = <Job*> context
+    if job.plan.item_size == 4:
+        infer(job, thread, <float*> job.plan.scratch[thread])
+    else:
+        infer(job, thread, <double*> job.plan.scratch[thread])
+
+
+cdef bint signal_pending(void* owner) noexcept nogil:
+    """Run Python's signal handlers; what they raise is kept for the end of the call."""
+    with gil:
+        try:
+            PyErr_CheckSignals()
+            return False
+        except BaseException as error:
+            (<Engine> owner).pending = error
+            return True
+
+
+cdef void copy_matrix(floating* to, Py_ssize_t ld_to, const floating* source,
+                      Py_ssize_t ld_source, Py_ssize_t rows, Py_ssize_t columns) noexcept nogil:
+    cdef Py_ssize_t i, j
+    for i in range(rows):
+        for j in range(columns):
+            to[i * ld_to + j] = source[i * ld_source + j]
+
+
+cdef void transpose_matrix(floating* to, Py_ssize_t ld_to, const floating* source,
+                           Py_ssize_t ld_source, Py_ssize_t rows,
+                           Py_ssize_t columns) noexcept nogil:
+    cdef Py_ssize_t i, j
+    for i in range(rows):
+        for j in range(columns):
+            to[j * ld_to + i] = source[i * ld_source + j]
+
+
+cdef enum Part:
+    PARAMETERS
+    FIRST_STATE
+    SECOND_STATE
+    GRADIENT
+
+PARTS = {
+    "parameters": <int> PARAMETERS,
+    "first": <int> FIRST_STATE,
+    "second": <int> SECOND_STATE,
+    "gradient": <int> GRADIENT,
+}
+
+
+cdef class Engine:
+    """A private copy of a network, with the buffers and the optimizer state to train it.
+
+    ``capacity`` is the number of rows of a batch; 0 makes an engine for inference alone.
+    ``hyper`` holds the fields of the optimizer's Hyper, its rule's name first.
+    """
+
+    cdef Plan plan
+    cdef object pending
+
+    def __cinit__(self, layer_sizes, activation_codes, int item_size, Py_ssize_t capacity,
+                  int threads, dict hyper=None):
+        cdef Py_ssize_t row, column, i
+        cdef Py_ssize_t outputs = layer_sizes[len(layer_sizes) - 1]
+        cdef Py_ssize_t rows = capacity if capacity > 0 else threads * INFERENCE_ROWS
+        cdef Py_ssize_t matrix, levels, scratch
+        cdef int l, count
+        cdef Layer* layer
+        cdef void* before
+        cdef Plan* plan = &self.plan
+        count = len(layer_sizes) - 1
+        plan.n_layers = count
+        plan.item_size = item_size
+        plan.outputs = outputs
+        plan.capacity = rows
+        plan.threads = threads
+        plan.layers = <Layer*> self.allocate(count, sizeof(Layer))
+        if hyper is not None:
+            self.set_hyper(hyper)
+        before = self.allocate(rows, leading(layer_sizes[0] + 1) * item_size)
+        for l in range(count):
+            layer = &plan.layers[l]
+            layer.fan_in = layer_sizes[l]
+            layer.fan_out = layer_sizes[l + 1]
+            layer.activation = activation_codes[l]
+            layer.ld_w = leading(layer.fan_out)
+            layer.ld_wt = leading(layer.fan_in)
+            layer.ld_in = leading(layer.fan_in + 1)
+            layer.ld_a = leading(layer.fan_out + 1)
+            layer.input = before
+            layer.a = self.allocate(rows, layer.ld_a * item_size)
+            layer.dz = self.allocate(rows, layer.ld_a * item_size)
+            matrix = layer.ld_w * item_size
+            layer.w = self.allocate(layer.fan_in + 1, matrix)
+            before = layer.a
+            if capacity == 0:
+                continue
+            layer.gradient = self.allocate(layer.fan_in + 1, matrix)
+            layer.wt = self.allocate(padded(layer.fan_out), layer.ld_wt * item_size)
+            if hyper is not None and optimizers.state_count(&plan.hyper) > 0:
+                layer.first = self.allocate(layer.fan_in + 1, matrix)
+            if hyper is not None and optimizers.state_count(&plan.hyper) > 1:
+                layer.second = self.allocate(layer.fan_in + 1, matrix)
+        plan.row_loss = <double*> self.allocate(rows, sizeof(double))
+        plan.row_weight = <double*> self.allocate(rows, sizeof(double))
+        plan.pos_weight = self.allocate(outputs, item_size)
+        levels = 2
+        while CHAIN << (levels - 1) < rows:
+            levels += 1
+        scratch = max(ITEM_SIZE * levels, 6 * self.block_rows(1, rows) * outputs)
+        plan.scratch = <void**> self.allocate(threads, sizeof(void*))
+        for i in range(threads):
+            plan.scratch[i] = self.allocate(scratch, item_size)
+        if capacity == 0:
+            return
+        for l in range(count):
+            layer = &plan.layers[l]
+            plan.n_items += ((layer.fan_in + ITEM_ROWS) // ITEM_ROWS
+                             * ((padded(layer.fan_out) + ITEM_COLUMNS - 1) // ITEM_COLUMNS))
+        plan.items = <Item*> self.allocate(plan.n_items, sizeof(Item))
+        i = 0
+        for l in range(count):
+            layer = &plan.layers[l]
+            for row in range(0, layer.fan_in + 1, ITEM_ROWS):
+                for column in range(0, padded(layer.fan_out), ITEM_COLUMNS):
+                    plan.items[i].layer = l
+                    plan.items[i].row = row
+                    plan.items[i].rows = min(<Py_ssize_t> ITEM_ROWS, layer.fan_in + 1 - row)
+                    plan.items[i].column = column
+                    plan.items[i].columns = min(<Py_ssize_t> ITEM_COLUMNS,
+                                                padded(layer.fan_out) - column)
+                    i += 1
+
+    cdef void* allocate(self, Py_ssize_t count, Py_ssize_t size) except NULL:
+        """count * size zeroed bytes, freed with the engine."""
+        cdef void* p = NULL
+        cdef void** grown
+        if size <= 0 or count <= (<Py_ssize_t> 1 << 62) // size:
+            p = bcn_allocate(count * size)
+        if p == NULL:
+            raise MemoryError(f"no memory for {count} x {size} bytes of a network's buffers")
+        if self.plan.n_blocks == self.plan.room:
+            grown = <void**> calloc(2 * self.plan.room + 64, sizeof(void*))
+            if grown == NULL:
+                free(p)
+                raise MemoryError("no memory for a network's buffers")
+            for i in range(self.plan.n_blocks):
+                grown[i] = self.plan.blocks[i]
+            free(self.plan.blocks)
+            self.plan.blocks = grown
+            self.plan.room = 2 * self.plan.room + 64
+        self.plan.blocks[self.plan.n_blocks] = p
+        self.plan.n_blocks += 1
+        return p
+
+    def __dealloc__(self):
+        cdef Py_ssize_t i
+        for i in range(self.plan.n_blocks):
+            free(self.plan.blocks[i])
+        free(self.plan.blocks)
+
+    cdef Py_ssize_t block_rows(self, int threads, Py_ssize_t rows):
+        """Rows that a thread takes at once: its share, in parts that stay in cache."""
+        cdef Py_ssize_t width = self.plan.layers[0].ld_in
+        cdef Py_ssize_t most, share
+        cdef int l
+        for l in range(self.plan.n_layers):
+            width += 2 * self.plan.layers[l].ld_a
+        # 384 KB: a third of the smallest second-level cache in use, 1 MB, beside the weights.
+        most = max(<Py_ssize_t> 24, min(<Py_ssize_t> 192,
+                                        393216 // (width * self.plan.item_size)))
+        share = (rows + threads - 1) // threads
+        share = (share + (share + most - 1) // most - 1) // ((share + most - 1) // most)
+        return (share + 5) // 6 * 6  # whole tiles
+
+    def configure(self, dict hyper not None):
+        """Set the hyperparameters for the steps to come; the state stays."""
+        self.set_hyper(hyper)
+
+    cdef set_hyper(self, dict hyper):
+        cdef optimizers.Hyper* h = &self.plan.hyper
+        h.rule = hyper["rule"]
+        h.learning_rate = hyper["learning_rate"]
+        h.momentum = hyper.get("momentum", 0.0)
+        h.nesterov = hyper.get("nesterov", False)
+        h.weight_decay = hyper.get("weight_decay", 0.0)
+        h.beta_1 = hyper.get("beta_1", 0.0)
+        h.beta_2 = hyper.get("beta_2", 0.0)
+        h.epsilon = hyper.get("epsilon", 0.0)
+        h.epsilon_inside = hyper.get("epsilon_inside", False)
+        h.rho = hyper.get("rho", 0.0)
+
+    @property
+    def steps(self):
+        """Steps taken so far."""
+        return self.plan.steps
+
+    @steps.setter
+    def steps(self, Py_ssize_t value):
+        self.plan.steps = value
+
+    cdef void* part(self, const Layer* layer, int which):
+        if which == PARAMETERS:
+            return layer.w
+        if which == FIRST_STATE:
+            return layer.first
+        if which == SECOND_STATE:
+            return layer.second
+        return layer.gradient
+
+    cdef Py_ssize_t flat_size(self):
+        cdef Py_ssize_t count = 0
+        cdef int l
+        for l in range(self.plan.n_layers):
+            count += (self.plan.layers[l].fan_in + 1) * self.plan.layers[l].fan_out
+        return count * self.plan.item_size
+
+    def load(self, int which, flat):
+        """Copy a flat array W1, b1, W2, b2, … into a part. Holds the GIL: no mixture is seen."""
+        cdef char* p = <char*> address(flat, self.flat_size(), False)
+        cdef const Layer* layer
+        cdef void* matrix
+        cdef int l
+        for l in range(self.plan.n_layers):
+            layer = &self.plan.layers[l]
+            matrix = self.part(layer, which)
+            if self.plan.item_size == 4:
+                copy_matrix(<float*> matrix, layer.ld_w, <float*> p, layer.fan_out,
+                            layer.fan_in + 1, layer.fan_out)
+                if which == PARAMETERS and layer.wt != NULL:
+                    transpose_matrix(<float*> layer.wt, layer.ld_wt, <float*> p, layer.fan_out,
+                                     layer.fan_in, layer.fan_out)
+            else:
+                copy_matrix(<double*> matrix, layer.ld_w, <double*> p, layer.fan_out,
+                            layer.fan_in + 1, layer.fan_out)
+                if which == PARAMETERS and layer.wt != NULL:
+                    transpose_matrix(<double*> layer.wt, layer.ld_wt, <double*> p,
+                                     layer.fan_out, layer.fan_in, layer.fan_out)
+            p += (layer.fan_in + 1) * layer.fan_out * self.plan.item_size
+
+    def store(self, int which, flat):
+        """Copy a part into a flat array W1, b1, W2, b2, …. Holds the GIL."""
+        cdef char* p = <char*> address(flat, self.flat_size(), True)
+        cdef const Layer* layer
+        cdef void* matrix
+        cdef int l
+        for l in range(self.plan.n_layers):
+            layer = &self.plan.layers[l]
+            matrix = self.part(layer, which)
+            if self.plan.item_size == 4:
+                copy_matrix(<float*> p, layer.fan_out, <float*> matrix, layer.ld_w,
+                            layer.fan_in + 1, layer.fan_out)
+            else:
+                copy_matrix(<double*> p, layer.fan_out, <double*> matrix, layer.ld_w,
+                            layer.fan_in + 1, layer.fan_out)
+            p += (layer.fan_in + 1) * layer.fan_out * self.plan.item_size
+
+    cdef void prepare_job(self, Job* job, Source x, Source y, Source weight, pos_weight,
+                          double smoothing):
+        cdef Py_ssize_t j
+        memset(job, 0, sizeof(Job))
+        job.plan = &self.plan
+        job.owner = <void*> self
+        job.poll = signal_pending
+        job.bad_layer = NO_LAYER
+        job.rows = x.layout.shape[0]
+        job.smoothing = smoothing
+        job.x = x.layout
+        if y is not None:
+            job.has_targets = True
+            job.y = y.layout
+        if weight is not None:
+            job.has_sample_weight = True
+            job.sample_weight = weight.layout
+        for j in range(self.plan.outputs):
+            value = 1.0 if pos_weight is None else pos_weight[j]
+            if self.plan.item_size == 4:
+                (<float*> self.plan.pos_weight)[j] = value
+            else:
+                (<double*> self.plan.pos_weight)[j] = value
+
+    cdef raise_pending(self):
+        if self.pending is not None:
+            error = self.pending
+            self.pending = None
+            raise error
+
+    def train(self, Source x not None, Source y not None, Source weight, order,
+              Py_ssize_t batch_size, Py_ssize_t first_batch, Py_ssize_t last_batch, pos_weight,
+              double smoothing, int stage, int threads):
+        """Batches first_batch to last_batch - 1 of an epoch over the rows in ``order``.
+
+        Returns (status, batch, weighted loss, weight, layer): the batch is the first that was
+        not taken, or the bad one. A pending signal's exception is left in ``take_pending``.
+        """
+        cdef Job job
+        cdef void* p
+        if threads < 1 or threads > self.plan.threads or batch_size > self.plan.capacity:
+            raise ValueError("threads and batch_size must fit the engine")
+        self.prepare_job(&job, x, y, weight, pos_weight, smoothing)
+        if order is not None:
+            p = address(order, job.rows * order.itemsize, False)
+            if order.itemsize == 4:
+                job.order_32 = <int32_t*> p
+            else:
+                job.order_64 = <int64_t*> p
+        job.batch_size = batch_size
+        job.block_rows = self.block_rows(threads, batch_size)
+        job.first_batch = first_batch
+        job.last_batch = last_batch
+        job.batch = first_batch
+        job.stage = <Stage> stage
+        with nogil:
+            bcn_team_run(&job.team, threads, train_thread, &job)
+        return (<int> job.status, job.batch, job.loss, job.weight,
+                -1 if job.bad_layer == NO_LAYER else job.bad_layer)
+
+    def take_pending(self):
+        """The exception that a signal handler raised during the last call, or None."""
+        error = self.pending
+        self.pending = None
+        return error
+
+    def predict(self, Source x not None, out, bint probabilities, int threads):
+        """Logits, or probabilities, of every row into the C-contiguous ``out``."""
+        cdef Job job
+        if x.layout.shape[0] == 0:
+            return
+        self.prepare_job(&job, x, None, None, None, 0)
+        job.out = address(out, job.rows * self.plan.outputs * self.plan.item_size, True)
+        job.probabilities = probabilities
+        with nogil:
+            bcn_team_run(&job.team, min(threads, self.plan.threads), infer_thread, &job)
+        self.raise_pending()
+
+    def evaluate(self, Source x not None, Source y not None, Source weight, pos_weight,
+                 double smoothing, int threads):
+        """(weighted loss, weight) over all rows."""
+        cdef Job job
+        cdef Py_ssize_t blocks = (x.layout.shape[0] + INFERENCE_ROWS - 1) // INFERENCE_ROWS
+        cdef double loss, weights
+        self.prepare_job(&job, x, y, weight, pos_weight, smoothing)
+        job.block_loss = <double*> calloc(2 * blocks + 1, sizeof(double))
+        if job.block_loss == NULL:
+            raise MemoryError(f"no memory for the losses of {blocks} blocks")
+        job.block_weight = job.block_loss + blocks
+        with nogil:
+            bcn_team_run(&job.team, min(threads, self.plan.threads), infer_thread, &job)
+        loss = sum_block(<const double*> job.block_loss, blocks)
+        weights = sum_block(<const double*> job.block_weight, blocks)
+        free(job.block_loss)
+        self.raise_pending()
+        return loss, weights

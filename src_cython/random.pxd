@@ -1,0 +1,51 @@
+# Counter-based random numbers: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy
+# as 1, 2, 3", SC 2011). A number is a function of its key and counter, never of time or thread.
+
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+
+ctypedef fused row_index:
+    int32_t
+    int64_t
+
+cdef extern from "platform.h" nogil:
+    uint64_t bcn_high_product(uint64_t a, uint64_t b)
+
+
+cdef inline void philox(uint32_t* counter, uint32_t key_0, uint32_t key_1) noexcept nogil:
+    """Replace the four words of ``counter`` by four random ones."""
+    cdef uint64_t product_0, product_1
+    cdef uint32_t low_0, low_1
+    cdef int i
+    for i in range(10):
+        product_0 = <uint64_t> 0xD2511F53 * counter[0]
+        product_1 = <uint64_t> 0xCD9E8D57 * counter[2]
+        low_0 = <uint32_t> product_0
+        low_1 = <uint32_t> product_1
+        counter[0] = <uint32_t> (product_1 >> 32) ^ counter[1] ^ key_0
+        counter[2] = <uint32_t> (product_0 >> 32) ^ counter[3] ^ key_1
+        counter[1] = low_1
+        counter[3] = low_0
+        key_0 += <uint32_t> 0x9E3779B9
+        key_1 += <uint32_t> 0xBB67AE85
+
+
+cdef inline void shuffle(row_index* order, Py_ssize_t n, uint64_t seed,
+                         uint32_t epoch) noexcept nogil:
+    """A random permutation of 0..n-1 (Fisher and Yates), a function of (seed, epoch, n)."""
+    cdef uint32_t word[4]
+    cdef Py_ssize_t i, j
+    cdef uint64_t u
+    cdef row_index kept
+    for i in range(n):
+        order[i] = <row_index> i
+    for i in range(n - 1, 0, -1):
+        word[0] = <uint32_t> i
+        word[1] = <uint32_t> (<uint64_t> i >> 32)
+        word[2] = epoch
+        word[3] = 0
+        philox(word, <uint32_t> seed, <uint32_t> (seed >> 32))
+        u = word[0] | <uint64_t> word[1] << 32
+        j = <Py_ssize_t> bcn_high_product(u, <uint64_t> (i + 1))
+        kept = order[i]
+        order[i] = order[j]
+        order[j] = kept

@@ -51,7 +51,7 @@ def extensions():
             extra_link_args=link,
         )
     ]
-    depends = sorted(str(p) for p in SOURCES.glob("*.p*")) + [str(SOURCES / "platform.h"), "setup.py"]
+    depends = ["setup.py", *sorted(str(path) for path in SOURCES.glob("*.[ph]*"))]
     for name, flags in native_modules():
         stub = STUBS / f"_native_{name}.pyx"
         text = f'INSTRUCTION_SET = "{name}"\nFLAGS = {" ".join(COMMON + flags)!r}\n'

@@ -12,7 +12,7 @@ import importlib
 import importlib.util
 import os
 from collections.abc import Iterator
-from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from bcenet._cpu import SUPPORTED
 
@@ -29,7 +29,7 @@ def available() -> list[str]:
     ]
 
 
-def load(name: str | None = None) -> ModuleType:
+def load(name: str | None = None) -> Any:
     """The native module for an instruction set; the best one for None."""
     if name is not None and (name not in _NAMES or name not in available()):
         raise ImportError(
@@ -45,7 +45,10 @@ def load(name: str | None = None) -> ModuleType:
     return importlib.import_module(f"bcenet._native_{name}")
 
 
-native: ModuleType = load(os.environ.get("BCENET_ISA") or None)
+if TYPE_CHECKING:
+    from bcenet import _native as native
+else:
+    native = load(os.environ.get("BCENET_ISA") or None)
 
 
 @contextlib.contextmanager

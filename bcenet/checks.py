@@ -72,7 +72,7 @@ def number(
 
 def boolean(name: str, value: Any) -> bool:
     """``value`` if it is True or False (NumPy's too)."""
-    if isinstance(value, bool) or type(value).__name__ == "bool" and hasattr(value, "dtype"):
+    if isinstance(value, (bool, np.bool_)):
         return bool(value)
     raise TypeError(f"{name} must be True or False; got {describe(value)}")
 

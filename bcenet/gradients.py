@@ -337,12 +337,9 @@ def check_gradient(
                     numeric.append(slope)
                     claimed.append(float(claim.reshape(-1)[entry]))
         truth, claims = np.array(numeric), np.array(claimed)
-        scale = np.abs(truth).max(initial=0.0)
+        scale = float(np.abs(truth).max(initial=0.0))
         error = float(np.abs(claims - truth).max(initial=0.0))
-        if scale > 0:
-            relative = error / scale
-        else:
-            relative = 0.0 if error == 0 else np.inf
+        relative = error / scale if scale > 0 else (np.inf if error > 0 else 0.0)
         # A layer that vanishes is compared with the noise of the differences themselves.
         passed = bool(relative <= tolerance or error <= 1e-10)
         layers.append(
@@ -379,7 +376,10 @@ def _oriented(
     """Gradients as (fan_in, fan_out) and (fan_out,), whatever orientation they came in."""
     checks.choice("orientation", orientation, ("auto", "rows", "columns"))
     if not isinstance(gradients, (list, tuple)) or len(gradients) != len(network.coefs):
-        raise ValueError(f"gradients must be a list of (dW, db), one a layer ({len(network.coefs)})")
+        raise ValueError(
+            f"gradients must be a list of (dW, db), one a layer ({len(network.coefs)}); "
+            f"got {checks.describe(gradients)}"
+        )
     pairs = [
         (checks.real_array("gradients", dw), checks.real_array("gradients", db))
         for dw, db in gradients

@@ -40,9 +40,7 @@ def check_values(name: str, array: np.ndarray, dtype: np.dtype, wanted: str) -> 
     return total
 
 
-def raise_bad_value(
-    name: str, array: np.ndarray, index: int, wanted: str, dtype: np.dtype
-) -> None:
+def raise_bad_value(name: str, array: np.ndarray, index: int, wanted: str, dtype: np.dtype) -> None:
     """The ValueError for the value at a flat index, with its row and column."""
     position = [int(i) for i in np.unravel_index(index, array.shape)]
     value = array[tuple(position)].item()
@@ -177,7 +175,7 @@ class Engine:
         stage: str = "plain",
     ) -> tuple[str, int, float, float, int]:
         """(status, batch, weighted loss, weight, layer): see the native Engine.train."""
-        status, *rest = self._engine.train(
+        status, batch, loss, total_weight, layer = self._engine.train(
             x,
             y,
             weight,
@@ -190,7 +188,7 @@ class Engine:
             self._native.STAGES[stage],
             self._threads,
         )
-        return self._native.STATUSES[status], *rest
+        return self._native.STATUSES[status], batch, loss, total_weight, layer
 
     def take_pending(self) -> BaseException | None:
         return self._engine.take_pending()

@@ -94,15 +94,15 @@ def _apply(
     if t.shape != z.shape:
         raise ValueError(f"targets must have the logits' shape {z.shape}; got {t.shape}")
     dtype = kernels.kernel_dtype(z.dtype)
-    weight = pos = None
+    weight = None
     divisor = float(z.size)
     if sample_weight is not None:
         weight = check_sample_weight(sample_weight, z.shape)
         extra = (1,) * (z.ndim - weight.ndim)
         weight = np.broadcast_to(weight.reshape(weight.shape + extra), z.shape)
         divisor = kernels.check_values("sample_weight", weight, dtype, "finite and not negative")
-    if pos_weight is not None:
-        pos = pos_weight_array(pos_weight, z.shape[-1] if z.ndim > 1 else 1)
+    pos = pos_weight_array(pos_weight, z.shape[-1] if z.ndim > 1 else 1)
+    if pos is not None:
         pos = np.broadcast_to(pos, z.shape)
     if reduction != "mean":
         divisor = 1.0

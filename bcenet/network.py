@@ -6,6 +6,7 @@ import math
 import os
 import threading
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -105,10 +106,8 @@ class Network:
         except TypeError:
             self.dtype = np.dtype(object)
         if self.dtype not in (np.float32, np.float64) or not self.dtype.isnative:
-            raise ValueError(
-                f"dtype must be 'float32' or 'float64'; got {checks.describe(dtype)}"
-            )
-        pairs = list(zip(self.layer_sizes, self.layer_sizes[1:], strict=False))
+            raise ValueError(f"dtype must be 'float32' or 'float64'; got {checks.describe(dtype)}")
+        pairs = list(pairwise(self.layer_sizes))
         count = sum((fan_in + 1) * fan_out for fan_in, fan_out in pairs)
         try:
             if count * self.dtype.itemsize >= 2**47:
@@ -164,7 +163,7 @@ class Network:
         if not isinstance(config["layer_sizes"], list):
             raise TypeError("layer_sizes must be a list of integers")
         sizes = _layer_sizes(config["layer_sizes"])
-        count = sum((i + 1) * o for i, o in zip(sizes, sizes[1:], strict=False))
+        count = sum((i + 1) * o for i, o in pairwise(sizes))
         if parameters.shape != (count,) or parameters.dtype.name != config["dtype"]:
             raise ValueError(
                 f"parameters must have shape ({count},) and dtype {config['dtype']}; "
@@ -204,9 +203,7 @@ class Network:
 
     def _work(self, rows: int) -> int:
         """Multiply-adds of a forward pass."""
-        return rows * sum(
-            i * o for i, o in zip(self.layer_sizes, self.layer_sizes[1:], strict=False)
-        )
+        return rows * sum(i * o for i, o in pairwise(self.layer_sizes))
 
     def _outputs(self, X: Any, n_threads: Any, probabilities: bool) -> np.ndarray:
         array = self.check_rows(X)
@@ -291,7 +288,7 @@ def split(
     """Views of a flat array W1, b1, W2, b2, …: ([W (fan_in, fan_out)], [b (fan_out,)])."""
     coefs, intercepts = [], []
     start = 0
-    for fan_in, fan_out in zip(layer_sizes, layer_sizes[1:], strict=False):
+    for fan_in, fan_out in pairwise(layer_sizes):
         middle = start + math.prod((fan_in, fan_out))
         coefs.append(flat[start:middle].reshape(fan_in, fan_out))
         intercepts.append(flat[middle : middle + fan_out])

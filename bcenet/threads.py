@@ -20,8 +20,8 @@ MAX_THREADS = 256
 def _quota() -> float:
     """CPUs that the control group may use at once; infinity without a limit."""
     try:
-        limit, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return math.inf if limit == "max" else int(limit) / int(period)
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return math.inf if quota == "max" else int(quota) / int(period)
     except (OSError, ValueError):
         pass
     try:

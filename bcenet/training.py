@@ -184,7 +184,7 @@ def _fit(
     with _held(network._fitting, "network"), _held(optimizer._in_use, "optimizer"):
         optimizer.begin(network.parameters)
         optimizer.seed = seed
-        run = _Run(network, optimizer, rows, loss, batch_size, count, shuffle, stage)
+        run = _Run(network, optimizer, rows, loss, batch_size, count, seed, shuffle, stage)
         return _epochs(run, hooks, epochs, validation, n_threads)
 
 
@@ -232,6 +232,7 @@ class _Run:
         loss: Loss,
         batch_size: int,
         threads_: int,
+        seed: int,
         shuffle: bool,
         stage: str,
     ) -> None:
@@ -242,6 +243,7 @@ class _Run:
         self._sources = rows.sources()
         self._batch_size = batch_size
         self._batches = math.ceil(rows.count / batch_size)
+        self._seed = seed
         self._shuffle = shuffle
         self._stage = stage
         self._engine = kernels.Engine(
@@ -287,7 +289,7 @@ class _Run:
         """One epoch; its mean loss. Publishes the parameters, also before it raises."""
         order = None
         if self._shuffle:
-            order = kernels.row_order(self.optimizer.seed, self.optimizer.epoch, self.rows.count)
+            order = kernels.row_order(self._seed, self.optimizer.epoch, self.rows.count)
         self._engine.configure(self.optimizer.native_hyper())
         status, batch, loss, weight, layer = self._train(order, self._batches)
         pending = self._engine.take_pending()

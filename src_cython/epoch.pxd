@@ -177,7 +177,7 @@ cdef inline void forward(const Plan* plan, floating* scratch, Py_ssize_t row,
     cdef const Layer* layer
     cdef floating* a
     cdef floating* slope
-    cdef Py_ssize_t i
+    cdef Py_ssize_t _row
     cdef int l
     for l in range(plan.n_layers):
         layer = &plan.layers[l]
@@ -187,7 +187,7 @@ cdef inline void forward(const Plan* plan, floating* scratch, Py_ssize_t row,
                 STORE)
         if l + 1 < plan.n_layers:
             slope = <floating*> layer.dz + row * layer.ld_a
-            for i in range(rows):
+            for _row in range(rows):
                 activate(a, slope, layer.activation, padded(layer.fan_out))
                 a[layer.fan_out] = 1  # the next layer's intercepts meet a 1
                 a += layer.ld_a
@@ -330,7 +330,7 @@ cdef inline void step_rows(Job* job, floating* scratch, int thread, Py_ssize_t p
                            Py_ssize_t rows, int64_t* last_poll) noexcept nogil:
     """The rows phase of one thread: blocks of the batch that starts at ``position``."""
     cdef const Plan* plan = job.plan
-    cdef Py_ssize_t row, count, i
+    cdef Py_ssize_t row, count
     cdef int64_t now
     while bcn_load(&job.stop) == DONE:
         row = bcn_take(&job.next_block) * job.block_rows

@@ -15,8 +15,8 @@ cdef inline void philox(uint32_t* counter, uint32_t key_0, uint32_t key_1) noexc
     """Replace the four words of ``counter`` by four random ones."""
     cdef uint64_t product_0, product_1
     cdef uint32_t low_0, low_1
-    cdef int i
-    for i in range(10):
+    cdef int _round
+    for _round in range(10):
         product_0 = <uint64_t> 0xD2511F53 * counter[0]
         product_1 = <uint64_t> 0xCD9E8D57 * counter[2]
         low_0 = <uint32_t> product_0

@@ -1,0 +1,1 @@
+SUPPORTED: dict[str, bool]

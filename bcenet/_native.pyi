@@ -1,0 +1,82 @@
+"""What every native module holds: src_cython/module.pxi, built as _native_baseline, …"""
+
+from typing import Any
+
+import numpy as np
+
+INSTRUCTION_SET: str
+FLAGS: str
+ACTIVATIONS: dict[str, int]
+RULES: dict[str, int]
+STAGES: dict[str, int]
+STATUSES: dict[int, str]
+CHECKS: dict[str, int]
+PARTS: dict[str, int]
+
+class Source:
+    def __init__(self, array: np.ndarray) -> None: ...
+
+class Engine:
+    steps: int
+    def __init__(
+        self,
+        layer_sizes: tuple[int, ...],
+        activation_codes: list[int],
+        item_size: int,
+        capacity: int,
+        threads: int,
+        hyper: dict[str, Any] | None = None,
+    ) -> None: ...
+    def configure(self, hyper: dict[str, Any]) -> None: ...
+    def load(self, which: int, flat: np.ndarray) -> None: ...
+    def store(self, which: int, flat: np.ndarray) -> None: ...
+    def train(
+        self,
+        x: Source,
+        y: Source,
+        weight: Source | None,
+        order: np.ndarray | None,
+        batch_size: int,
+        first_batch: int,
+        last_batch: int,
+        pos_weight: np.ndarray | None,
+        smoothing: float,
+        stage: int,
+        threads: int,
+    ) -> tuple[int, int, float, float, int]: ...
+    def take_pending(self) -> BaseException | None: ...
+    def predict(self, x: Source, out: np.ndarray, probabilities: bool, threads: int) -> None: ...
+    def evaluate(
+        self,
+        x: Source,
+        y: Source,
+        weight: Source | None,
+        pos_weight: np.ndarray | None,
+        smoothing: float,
+        threads: int,
+    ) -> tuple[float, float]: ...
+
+def apply_sigmoid(logits: Source, out: np.ndarray) -> None: ...
+def apply_bce(
+    logits: Source,
+    targets: Source,
+    weight: Source | None,
+    pos_weight: Source | None,
+    smoothing: float,
+    divisor: float,
+    item_size: int,
+    loss: np.ndarray | None,
+    gradient: np.ndarray | None,
+) -> tuple[float, int]: ...
+def find_bad(values: Source, item_size: int, check: int) -> tuple[int, float]: ...
+def apply_activation(kind: int, a: np.ndarray, slope: np.ndarray) -> None: ...
+def apply_product(
+    c: np.ndarray,
+    a: np.ndarray,
+    b: np.ndarray,
+    rows: int,
+    depth: int,
+    columns: int,
+    transpose_a: bool,
+) -> None: ...
+def fill_order(order: np.ndarray, seed: int, epoch: int) -> None: ...

@@ -1,13 +1,13 @@
 # The epoch engine: gather, forward, loss, backward and update for every mini-batch, in one call
 # without the GIL, on a team of threads that belongs to the call.
 #
-# A step has two phases, each ended by a barrier:
+# A step has two phases; each ends when all its items are done:
 #   rows        Threads take blocks of the batch's rows and carry each through all layers
 #               forward, the loss, and all layers back, while it is in cache.
 #   parameters  Threads take tiles of the weights. A tile of [a, 1]^T dz is summed over the batch,
 #               the optimizer is applied to it, and the transposed copy that the next backward
 #               pass reads is written with it.
-# The staged step stores the gradient tiles, passes one more barrier, and updates then: for what
+# The staged step stores the gradient tiles, and updates in a third phase: for what
 # needs the whole gradient first. Both forms run the same tiles, so they give the same bits.
 #
 # Every number is computed by one thread in an order that depends on shapes alone, so the result
@@ -28,16 +28,18 @@ from source cimport Layout, read_row
 from vecmath cimport bcn_bits32, bcn_bits64, floating
 
 cdef extern from "platform.h" nogil:
+    ctypedef struct bcn_member:
+        pass
     ctypedef struct bcn_team:
-        int size
+        pass
     int64_t bcn_nanoseconds()
-    int64_t bcn_take(int64_t* counter)
     void bcn_store(int64_t* p, int64_t value)
     int64_t bcn_load(int64_t* p)
     void bcn_store_minimum(int64_t* p, int64_t value)
-    void bcn_barrier(bcn_team* team)
-    void bcn_team_run(bcn_team* team, int size, void (*work)(void*, int) noexcept nogil,
-                      void* context)
+    void bcn_team_start(bcn_team* team, int size, bcn_member* members,
+                        void (*work)(void*, int, int64_t, int) noexcept nogil, void* context)
+    void bcn_team_phase(bcn_team* team, int kind, int64_t count)
+    void bcn_team_stop(bcn_team* team)
 
 cdef enum:
     ITEM_ROWS = 12  # rows of a parameter tile: two of the widest register tiles
@@ -53,6 +55,13 @@ cdef enum Stage:
     UPDATE_PLAIN  # gradient and update in one pass over the tiles
     UPDATE_STAGED  # all gradient tiles, a barrier, all updates
     GRADIENT_ONLY  # no update
+
+cdef enum Kind:
+    # Kinds of phases. At most four: the team's ticket has two bits for them.
+    ROWS
+    PARAMETERS
+    UPDATES
+    INFERENCE
 
 cdef enum Status:
     DONE
@@ -96,6 +105,7 @@ cdef struct Plan:
     double* row_weight
     void* pos_weight  # (outputs,)
     int threads
+    bcn_member* members  # room for the team
     void** scratch  # one a thread
     Hyper hyper
     Py_ssize_t steps  # taken so far
@@ -123,13 +133,14 @@ cdef struct Job:
     Stage stage
     bint (*poll)(void* owner) noexcept nogil  # True: stop
     void* owner
-    int64_t next_block
-    int64_t next_item
-    int64_t next_update
-    int64_t stop  # set in the rows phase, read after its barrier
-    int64_t bad_layer  # set in the parameters phase, read after its barrier
+    int64_t next_poll  # when to look for signals, in ns
+    Py_ssize_t batch_rows  # of the batch in work, like the next three
+    double batch_weight
+    Step step
+    int64_t stop  # a Status: DONE while all is well
+    int64_t bad_layer
     Status status
-    Py_ssize_t batch  # the first one not taken, or the bad one
+    Py_ssize_t batch  # in work; in the end the one that was stopped, or bad
     double loss  # weighted sum over the batches taken
     double weight  # of the same batches
     void* out  # inference: (rows, outputs), or NULL
@@ -326,142 +337,127 @@ cdef inline bint update_tile(const Plan* plan, const Item* item, const floating*
     return finite
 
 
-cdef inline void step_rows(Job* job, floating* scratch, int thread, Py_ssize_t position,
-                           Py_ssize_t rows, int64_t* last_poll) noexcept nogil:
-    """The rows phase of one thread: blocks of the batch that starts at ``position``."""
+cdef inline bint poll(Job* job) noexcept nogil:
+    """Let the caller's thread look for signals now and then; True: stop."""
+    cdef int64_t now = bcn_nanoseconds()
+    if now < job.next_poll:
+        return False
+    job.next_poll = now + POLL_NANOSECONDS
+    return job.poll(job.owner)
+
+
+cdef inline void rows_item(Job* job, floating* scratch, int64_t block) noexcept nogil:
+    """One block of the batch's rows through all layers and back."""
     cdef const Plan* plan = job.plan
-    cdef Py_ssize_t row, count
-    cdef int64_t now
-    while bcn_load(&job.stop) == DONE:
-        row = bcn_take(&job.next_block) * job.block_rows
-        if row >= rows:
-            break
-        count = min(job.block_rows, rows - row)
-        gather(job, <floating*> plan.layers[0].input, row, position + row, count)
-        forward(plan, scratch, row, count)
-        loss_rows(job, scratch, row, position + row, count)
-        if not all_finite(&plan.row_loss[row], count):
-            bcn_store(&job.stop, BAD_LOSS)
-        backward(plan, scratch, row, count)
-        if thread == 0:
-            now = bcn_nanoseconds()
-            if now - last_poll[0] > POLL_NANOSECONDS:
-                last_poll[0] = now
-                if job.poll(job.owner):
-                    bcn_store(&job.stop, INTERRUPTED)
+    cdef Py_ssize_t row = block * job.block_rows
+    cdef Py_ssize_t count = min(job.block_rows, job.batch_rows - row)
+    cdef Py_ssize_t position = job.batch * job.batch_size + row
+    gather(job, <floating*> plan.layers[0].input, row, position, count)
+    forward(plan, scratch, row, count)
+    loss_rows(job, scratch, row, position, count)
+    if not all_finite(&plan.row_loss[row], count):
+        bcn_store(&job.stop, BAD_LOSS)
+    backward(plan, scratch, row, count)
 
 
-cdef inline void step_parameters(Job* job, floating* scratch, Py_ssize_t rows, double weight,
-                                 const Step* step) noexcept nogil:
-    """The parameters phase of one thread."""
+cdef inline void parameters_item(Job* job, floating* scratch, int64_t index) noexcept nogil:
+    """One tile of the gradient, and of the parameters where the step is plain."""
     cdef const Plan* plan = job.plan
-    cdef const Item* item
-    cdef const Layer* layer
-    cdef Py_ssize_t i
-    cdef floating scale = <floating> (1 / weight)
-    while True:
-        i = bcn_take(&job.next_item)
-        if i >= plan.n_items:
-            break
-        item = &plan.items[i]
-        gradient_tile(scratch, plan, item, rows, scale)
-        if job.stage == UPDATE_PLAIN:
-            if not update_tile(plan, item, <const floating*> scratch, item.columns, step):
-                bcn_store_minimum(&job.bad_layer, item.layer)
-        else:
-            store_tile(plan, item, <const floating*> scratch)
-    if job.stage != UPDATE_STAGED:
-        return
-    bcn_barrier(&job.team)
-    while True:
-        i = bcn_take(&job.next_update)
-        if i >= plan.n_items:
-            break
-        item = &plan.items[i]
-        layer = &plan.layers[item.layer]
-        if not update_tile(plan, item, <const floating*> layer.gradient
-                           + item.row * layer.ld_w + item.column, layer.ld_w, step):
-            bcn_store_minimum(&job.bad_layer, item.layer)
+    cdef const Item* item = &plan.items[index]
+    gradient_tile(scratch, plan, item, job.batch_rows, <floating> (1 / job.batch_weight))
+    if job.stage != UPDATE_PLAIN:
+        store_tile(plan, item, <const floating*> scratch)
+    elif not update_tile(plan, item, <const floating*> scratch, item.columns, &job.step):
+        bcn_store_minimum(&job.bad_layer, item.layer)
 
 
-cdef inline void train(Job* job, int thread, floating* scratch) noexcept nogil:
-    """What each thread of the team runs: all batches, in step with the others."""
+cdef inline void update_item(Job* job, floating* scratch, int64_t index) noexcept nogil:
+    """One tile of the parameters, from the stored gradient: the staged step's second half."""
+    cdef const Plan* plan = job.plan
+    cdef const Item* item = &plan.items[index]
+    cdef const Layer* layer = &plan.layers[item.layer]
+    cdef const floating* g = <floating*> layer.gradient
+    if not update_tile(plan, item, g + item.row * layer.ld_w + item.column, layer.ld_w,
+                       &job.step):
+        bcn_store_minimum(&job.bad_layer, item.layer)
+
+
+cdef inline void train(Job* job) noexcept nogil:
+    """All batches, phase by phase: what the caller's thread runs, and leads the helpers in.
+
+    A step that is stopped in its rows phase changes nothing; one in its parameters phase is
+    finished.
+    """
     cdef Plan* plan = job.plan
-    cdef Py_ssize_t batch, rows
-    cdef Py_ssize_t steps = plan.steps
-    cdef double weight
-    cdef Step step
-    cdef int64_t last_poll = bcn_nanoseconds()
-    for batch in range(job.first_batch, job.last_batch):
-        rows = min(job.batch_size, job.rows - batch * job.batch_size)
-        step_rows(job, scratch, thread, batch * job.batch_size, rows, &last_poll)
-        bcn_barrier(&job.team)
+    cdef Py_ssize_t blocks
+    for job.batch in range(job.first_batch, job.last_batch):
+        job.batch_rows = min(job.batch_size, job.rows - job.batch * job.batch_size)
+        blocks = (job.batch_rows + job.block_rows - 1) // job.block_rows
+        bcn_team_phase(&job.team, ROWS, blocks)
+        if job.stop == DONE and poll(job):
+            job.stop = INTERRUPTED
         if job.stop != DONE:
-            break
-        weight = sum_block(<const double*> plan.row_weight, rows)
-        if thread == 0:
-            job.next_block = 0
-            job.loss += sum_block(<const double*> plan.row_loss, rows)
-            job.weight += weight
-            job.batch = batch + 1
-        if weight > 0:
-            steps += 1
-            prepare(&step, &plan.hyper, steps)
-            step_parameters(job, scratch, rows, weight, &step)
-        bcn_barrier(&job.team)
-        if thread == 0:
-            job.next_item = 0
-            job.next_update = 0
-        if job.bad_layer != NO_LAYER:
-            break
-    bcn_barrier(&job.team)
-    if thread == 0:
+            job.status = <Status> job.stop
+            return
+        job.batch_weight = sum_block(<const double*> plan.row_weight, job.batch_rows)
+        job.loss += sum_block(<const double*> plan.row_loss, job.batch_rows)
+        job.weight += job.batch_weight
+        if job.batch_weight == 0:
+            continue
+        if job.stage != GRADIENT_ONLY:
+            plan.steps += 1
+        prepare(&job.step, &plan.hyper, plan.steps)
+        bcn_team_phase(&job.team, PARAMETERS, plan.n_items)
+        if job.stage == UPDATE_STAGED:
+            bcn_team_phase(&job.team, UPDATES, plan.n_items)
         if job.bad_layer != NO_LAYER:
             job.status = BAD_PARAMETERS
-            job.batch -= 1
-        else:
-            job.status = <Status> job.stop
-        if job.stage != GRADIENT_ONLY:
-            plan.steps = steps
+            return
 
 
-cdef inline void infer(Job* job, int thread, floating* scratch) noexcept nogil:
-    """Blocks of rows through the forward pass: outputs, or weighted losses, a block at a time.
+cdef inline void inference_item(Job* job, floating* scratch, int64_t block,
+                                int thread) noexcept nogil:
+    """A block of rows through the forward pass: to outputs, or to weighted losses.
 
     Thread t works in rows t * INFERENCE_ROWS and following of the buffers.
     """
     cdef const Plan* plan = job.plan
     cdef const Layer* last = &plan.layers[plan.n_layers - 1]
     cdef Py_ssize_t row = thread * INFERENCE_ROWS
-    cdef Py_ssize_t block, position, count, i, j
+    cdef Py_ssize_t position = block * INFERENCE_ROWS
+    cdef Py_ssize_t count = min(<Py_ssize_t> INFERENCE_ROWS, job.rows - position)
+    cdef Py_ssize_t i, j
     cdef floating* out
     cdef const floating* logits
-    cdef int64_t now
-    cdef int64_t last_poll = bcn_nanoseconds()
-    while bcn_load(&job.stop) == DONE:
-        block = bcn_take(&job.next_block)
-        position = block * INFERENCE_ROWS
-        if position >= job.rows:
-            break
-        count = min(<Py_ssize_t> INFERENCE_ROWS, job.rows - position)
-        gather(job, <floating*> plan.layers[0].input, row, position, count)
-        forward(plan, scratch, row, count)
-        if job.has_targets:
-            loss_rows(job, scratch, row, position, count)
-            job.block_loss[block] = sum_block(<const double*> &plan.row_loss[row], count)
-            job.block_weight[block] = sum_block(<const double*> &plan.row_weight[row], count)
-        else:
-            logits = <floating*> last.a + row * last.ld_a
-            out = <floating*> job.out + position * plan.outputs
-            for i in range(count):
-                for j in range(plan.outputs):
-                    out[i * plan.outputs + j] = logits[i * last.ld_a + j]
-            if job.probabilities:
-                for i in range(count * plan.outputs):
-                    out[i] = sigmoid(out[i])
-        if thread == 0:
-            now = bcn_nanoseconds()
-            if now - last_poll > POLL_NANOSECONDS:
-                last_poll = now
-                if job.poll(job.owner):
-                    bcn_store(&job.stop, INTERRUPTED)
+    gather(job, <floating*> plan.layers[0].input, row, position, count)
+    forward(plan, scratch, row, count)
+    if job.has_targets:
+        loss_rows(job, scratch, row, position, count)
+        job.block_loss[block] = sum_block(<const double*> &plan.row_loss[row], count)
+        job.block_weight[block] = sum_block(<const double*> &plan.row_weight[row], count)
+        return
+    logits = <floating*> last.a + row * last.ld_a
+    out = <floating*> job.out + position * plan.outputs
+    for i in range(count):
+        for j in range(plan.outputs):
+            out[i * plan.outputs + j] = logits[i * last.ld_a + j]
+    if job.probabilities:
+        for i in range(count * plan.outputs):
+            out[i] = sigmoid(out[i])
+
+
+cdef inline void work(Job* job, floating* scratch, int kind, int64_t item,
+                      int thread) noexcept nogil:
+    """One item of a phase, on any thread of the team."""
+    if bcn_load(&job.stop) != DONE:
+        return
+    if kind == ROWS:
+        rows_item(job, scratch, item)
+    elif kind == PARAMETERS:
+        parameters_item(job, scratch, item)
+    elif kind == UPDATES:
+        update_item(job, scratch, item)
+    else:
+        inference_item(job, scratch, item, thread)
+    if thread == 0 and (kind == ROWS or kind == INFERENCE) and poll(job):
+        bcn_store(&job.stop, INTERRUPTED)

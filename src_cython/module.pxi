@@ -14,9 +14,10 @@ cimport activations
 cimport optimizers
 from affine cimport STORE, leading, padded, product
 from epoch cimport (
-    BAD_LOSS, BAD_PARAMETERS, CHAIN, DONE, GRADIENT_ONLY, INFERENCE_ROWS, INTERRUPTED,
-    ITEM_COLUMNS, ITEM_ROWS, ITEM_SIZE, NO_LAYER, Item, Job, Layer, Plan, Stage,
-    UPDATE_PLAIN, UPDATE_STAGED, bcn_team_run, infer, train,
+    BAD_LOSS, BAD_PARAMETERS, CHAIN, DONE, GRADIENT_ONLY, INFERENCE, INFERENCE_ROWS, INTERRUPTED,
+    ITEM_COLUMNS, ITEM_ROWS, ITEM_SIZE, NO_LAYER, Item, Job, Layer, POLL_NANOSECONDS, Plan, Stage,
+    UPDATE_PLAIN, UPDATE_STAGED, bcn_member, bcn_nanoseconds, bcn_team_phase, bcn_team_start,
+    bcn_team_stop, train, work,
 )
 from losses cimport bce, sigmoid, smooth_block, sum_block
 from random cimport philox, shuffle
@@ -348,20 +349,12 @@ def fill_order(order, uint64_t seed, uint32_t epoch):
 
 # ---- the engine ----------------------------------------------------------------------------
 
-cdef void train_thread(void* context, int thread) noexcept nogil:
+cdef void work_item(void* context, int kind, int64_t item, int thread) noexcept nogil:
     cdef Job* job = <Job*> context
     if job.plan.item_size == 4:
-        train(job, thread, <float*> job.plan.scratch[thread])
+        work(job, <float*> job.plan.scratch[thread], kind, item, thread)
     else:
-        train(job, thread, <double*> job.plan.scratch[thread])
-
-
-cdef void infer_thread(void* context, int thread) noexcept nogil:
-    cdef Job* job = <Job*> context
-    if job.plan.item_size == 4:
-        infer(job, thread, <float*> job.plan.scratch[thread])
-    else:
-        infer(job, thread, <double*> job.plan.scratch[thread])
+        work(job, <double*> job.plan.scratch[thread], kind, item, thread)
 
 
 cdef bint signal_pending(void* owner) noexcept nogil:
@@ -466,6 +459,7 @@ cdef class Engine:
         while CHAIN << (levels - 1) < rows:
             levels += 1
         scratch = max(ITEM_SIZE * levels, 6 * self.block_rows(1, rows) * outputs)
+        plan.members = <bcn_member*> self.allocate(threads, sizeof(bcn_member))
         plan.scratch = <void**> self.allocate(threads, sizeof(void*))
         for i in range(threads):
             plan.scratch[i] = self.allocate(scratch, item_size)
@@ -621,6 +615,7 @@ cdef class Engine:
         job.owner = <void*> self
         job.poll = signal_pending
         job.bad_layer = NO_LAYER
+        job.next_poll = bcn_nanoseconds() + POLL_NANOSECONDS
         job.rows = x.layout.shape[0]
         job.smoothing = smoothing
         job.x = x.layout
@@ -648,8 +643,8 @@ cdef class Engine:
               double smoothing, int stage, int threads):
         """Batches first_batch to last_batch - 1 of an epoch over the rows in ``order``.
 
-        Returns (status, batch, weighted loss, weight, layer): the batch is the first that was
-        not taken, or the bad one. A pending signal's exception is left in ``take_pending``.
+        Returns (status, batch, weighted loss, weight, layer): the batch is the one that was
+        stopped, or the bad one. A signal's exception is left for ``take_pending``.
         """
         cdef Job job
         cdef void* p
@@ -666,10 +661,11 @@ cdef class Engine:
         job.block_rows = self.block_rows(threads, batch_size)
         job.first_batch = first_batch
         job.last_batch = last_batch
-        job.batch = first_batch
         job.stage = <Stage> stage
         with nogil:
-            bcn_team_run(&job.team, threads, train_thread, &job)
+            bcn_team_start(&job.team, threads, self.plan.members, work_item, &job)
+            train(&job)
+            bcn_team_stop(&job.team)
         return (<int> job.status, job.batch, job.loss, job.weight,
                 -1 if job.bad_layer == NO_LAYER else job.bad_layer)
 
@@ -679,6 +675,14 @@ cdef class Engine:
         self.pending = None
         return error
 
+    cdef void infer(self, Job* job, int threads):
+        cdef Py_ssize_t blocks = (job.rows + INFERENCE_ROWS - 1) // INFERENCE_ROWS
+        with nogil:
+            bcn_team_start(&job.team, min(threads, self.plan.threads), self.plan.members,
+                           work_item, job)
+            bcn_team_phase(&job.team, INFERENCE, blocks)
+            bcn_team_stop(&job.team)
+
     def predict(self, Source x not None, out, bint probabilities, int threads):
         """Logits, or probabilities, of every row into the C-contiguous ``out``."""
         cdef Job job
@@ -687,8 +691,7 @@ cdef class Engine:
         self.prepare_job(&job, x, None, None, None, 0)
         job.out = address(out, job.rows * self.plan.outputs * self.plan.item_size, True)
         job.probabilities = probabilities
-        with nogil:
-            bcn_team_run(&job.team, min(threads, self.plan.threads), infer_thread, &job)
+        self.infer(&job, threads)
         self.raise_pending()
 
     def evaluate(self, Source x not None, Source y not None, Source weight, pos_weight,
@@ -702,8 +705,7 @@ cdef class Engine:
         if job.block_loss == NULL:
             raise MemoryError(f"no memory for the losses of {blocks} blocks")
         job.block_weight = job.block_loss + blocks
-        with nogil:
-            bcn_team_run(&job.team, min(threads, self.plan.threads), infer_thread, &job)
+        self.infer(&job, threads)
         loss = sum_block(<const double*> job.block_loss, blocks)
         weights = sum_block(<const double*> job.block_weight, blocks)
         free(job.block_loss)

@@ -6,8 +6,8 @@
 #ifndef BCENET_PLATFORM_H
 #define BCENET_PLATFORM_H
 
-#include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -93,10 +93,6 @@ static inline int64_t bcn_nanoseconds(void)
 }
 
 /* ---- atomics ------------------------------------------------------------------------------- */
-static inline int64_t bcn_take(int64_t *counter)
-{
-    return __atomic_fetch_add(counter, 1, __ATOMIC_RELAXED);
-}
 static inline void bcn_store(int64_t *p, int64_t value)
 {
     __atomic_store_n(p, value, __ATOMIC_RELAXED);
@@ -120,93 +116,174 @@ static inline void bcn_pause(void)
 }
 
 /* ---- a team of threads that belongs to one call --------------------------------------------
- * bcn_team_run starts up to size - 1 threads, runs work(context, i) on each and on the caller,
- * and joins them. If the system refuses a thread the team is smaller: bcn_team.size is the
- * true one, settled before any work starts. The threads take no signals.
+ * The caller leads: it opens one phase after another, each a number of items of one kind, and
+ * works on the items itself. Helpers take items while they happen to run; a helper that lost its
+ * processor between items holds nobody up. A phase ends when its items are done, which makes it
+ * a barrier for the data.
+ *
+ * `ticket` is (phase number << 34 | kind << 32 | items not yet taken). An item is taken by a
+ * compare-and-swap of the whole word, so nobody can take an item of a phase that has ended.
+ *
+ * When the leader waits long for an item that a helper holds (the helper lost its processor),
+ * the team closes: the leader works alone for a time that doubles with each such wait.
+ * The helpers take no signals.
  */
 typedef struct bcn_team {
-    pthread_mutex_t lock;
-    pthread_cond_t changed;
-    int size;          /* 0 until every thread was started */
-    int waiting;       /* in the barrier */
-    int64_t round;     /* barriers passed */
-    void (*work)(void *context, int index);
+    int64_t ticket;
+    int64_t done;           /* items of this phase */
+    int64_t sleepers;
+    int64_t closed;         /* helpers take nothing while it is 1 */
+    int64_t stop;
+    char padding[24];
+    int64_t reopen;         /* when, in ns */
+    int64_t closed_for;     /* ns, the last time */
+    int helpers;
+    void (*work)(void *context, int kind, int64_t item, int thread);
     void *context;
+    pthread_mutex_t lock;
+    pthread_cond_t opened;
+    struct bcn_member *members;
 } bcn_team;
 
-typedef struct { bcn_team *team; int index; pthread_t thread; } bcn_member;
+typedef struct bcn_member { bcn_team *team; int index; pthread_t thread; } bcn_member;
 
-/* Spinning covers the usual difference between two threads of a step (a few microseconds);
- * longer waits sleep, so that a thread that lost its core is not kept from it. */
+#define bcn_max_threads 256
+/* Spinning covers the usual time between two phases, a few microseconds; a longer wait sleeps. */
 #define bcn_spins 1000
+#define bcn_long_wait 500000        /* ns: more than a helper that runs ever keeps the leader */
+#define bcn_first_closing 20000000  /* ns */
+#define bcn_last_closing 1000000000
 
-static inline void bcn_barrier(bcn_team *team)
+/* Take an item: its number, and its kind in *kind; -1 if there is none. */
+static inline int64_t bcn_take(bcn_team *team, int *kind)
 {
-    if (team->size == 1) return;
-    int64_t round = __atomic_load_n(&team->round, __ATOMIC_ACQUIRE);
-    if (__atomic_add_fetch(&team->waiting, 1, __ATOMIC_ACQ_REL) == team->size) {
-        __atomic_store_n(&team->waiting, 0, __ATOMIC_RELAXED);
-        pthread_mutex_lock(&team->lock);
-        __atomic_store_n(&team->round, round + 1, __ATOMIC_RELEASE);
-        pthread_cond_broadcast(&team->changed);
-        pthread_mutex_unlock(&team->lock);
-        return;
+    int64_t ticket = __atomic_load_n(&team->ticket, __ATOMIC_ACQUIRE);
+    while (ticket & 0xFFFFFFFF) {
+        if (__atomic_compare_exchange_n(&team->ticket, &ticket, ticket - 1, 0,
+                                        __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+            *kind = (int)(ticket >> 32 & 3);
+            return (ticket & 0xFFFFFFFF) - 1;
+        }
     }
-    for (int i = 0; i < bcn_spins; i++) {
-        if (__atomic_load_n(&team->round, __ATOMIC_ACQUIRE) != round) return;
-        bcn_pause();
-    }
-    pthread_mutex_lock(&team->lock);
-    while (__atomic_load_n(&team->round, __ATOMIC_ACQUIRE) == round)
-        pthread_cond_wait(&team->changed, &team->lock);
-    pthread_mutex_unlock(&team->lock);
+    return -1;
 }
 
-static void *bcn_member_main(void *argument)
+static inline int bcn_has_work(bcn_team *team)
+{
+    return !__atomic_load_n(&team->closed, __ATOMIC_RELAXED)
+        && (__atomic_load_n(&team->ticket, __ATOMIC_SEQ_CST) & 0xFFFFFFFF);
+}
+
+static void *bcn_helper(void *argument)
 {
     bcn_member *member = (bcn_member *)argument;
     bcn_team *team = member->team;
-    pthread_mutex_lock(&team->lock);
-    while (team->size == 0) pthread_cond_wait(&team->changed, &team->lock);
-    pthread_mutex_unlock(&team->lock);
-    team->work(team->context, member->index);
-    return NULL;
+    int kind = 0;
+    while (1) {
+        int spins = 0;
+        while (!bcn_has_work(team) && !__atomic_load_n(&team->stop, __ATOMIC_ACQUIRE)
+               && spins < bcn_spins) {
+            bcn_pause();
+            spins++;
+        }
+        if (spins == bcn_spins) {
+            pthread_mutex_lock(&team->lock);
+            __atomic_add_fetch(&team->sleepers, 1, __ATOMIC_SEQ_CST);
+            while (!bcn_has_work(team) && !__atomic_load_n(&team->stop, __ATOMIC_ACQUIRE))
+                pthread_cond_wait(&team->opened, &team->lock);
+            __atomic_sub_fetch(&team->sleepers, 1, __ATOMIC_SEQ_CST);
+            pthread_mutex_unlock(&team->lock);
+        }
+        if (__atomic_load_n(&team->stop, __ATOMIC_ACQUIRE)) return NULL;
+        while (bcn_has_work(team)) {
+            int64_t item = bcn_take(team, &kind);
+            if (item < 0) break;
+            team->work(team->context, kind, item, member->index);
+            __atomic_add_fetch(&team->done, 1, __ATOMIC_RELEASE);
+        }
+    }
 }
 
-#define bcn_max_threads 256
-
-static inline void bcn_team_run(bcn_team *team, int size, void (*work)(void *, int),
-                                void *context)
+/* Start up to size - 1 helpers; fewer if the system refuses. `members` has room for size. */
+static inline void bcn_team_start(bcn_team *team, int size, bcn_member *members,
+                                  void (*work)(void *, int, int64_t, int), void *context)
 {
-    bcn_member members[bcn_max_threads];
     sigset_t all, before;
-    int started = 1;
-    if (size > bcn_max_threads) size = bcn_max_threads;
-    pthread_mutex_init(&team->lock, NULL);
-    pthread_cond_init(&team->changed, NULL);
-    team->size = 0;
-    team->waiting = 0;
-    team->round = 0;
+    memset(team, 0, sizeof *team);
     team->work = work;
     team->context = context;
-    if (size > 1) {
-        sigfillset(&all);
-        pthread_sigmask(SIG_SETMASK, &all, &before);
-        for (; started < size; started++) {
-            members[started].team = team;
-            members[started].index = started;
-            if (pthread_create(&members[started].thread, NULL, bcn_member_main,
-                               &members[started])) break;
-        }
-        pthread_sigmask(SIG_SETMASK, &before, NULL);
+    team->members = members;
+    team->closed_for = bcn_first_closing;
+    pthread_mutex_init(&team->lock, NULL);
+    pthread_cond_init(&team->opened, NULL);
+    if (size <= 1) return;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    for (int i = 1; i < size; i++) {
+        members[i].team = team;
+        members[i].index = i;
+        if (pthread_create(&members[i].thread, NULL, bcn_helper, &members[i])) break;
+        team->helpers = i;
     }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+static inline void bcn_wake(bcn_team *team)
+{
+    if (__atomic_load_n(&team->sleepers, __ATOMIC_SEQ_CST) == 0) return;
     pthread_mutex_lock(&team->lock);
-    team->size = started;
-    pthread_cond_broadcast(&team->changed);
+    pthread_cond_broadcast(&team->opened);
     pthread_mutex_unlock(&team->lock);
-    work(context, 0);
-    for (int i = 1; i < started; i++) pthread_join(members[i].thread, NULL);
-    pthread_cond_destroy(&team->changed);
+}
+
+/* Run the items 0 to count - 1 of a kind; returns when all are done. */
+static inline void bcn_team_phase(bcn_team *team, int kind, int64_t count)
+{
+    int64_t item, begun, worked, waited, mine = 0;
+    int64_t phase = (team->ticket >> 34) + 1;
+    int shared;
+    if (team->helpers == 0) {
+        for (item = count - 1; item >= 0; item--) team->work(team->context, kind, item, 0);
+        return;
+    }
+    begun = bcn_nanoseconds();
+    if (team->closed && begun > team->reopen) bcn_store(&team->closed, 0);
+    shared = !team->closed && count > 1;
+    __atomic_store_n(&team->done, 0, __ATOMIC_RELAXED);
+    __atomic_store_n(&team->ticket, phase << 34 | (int64_t)kind << 32 | count,
+                     __ATOMIC_SEQ_CST);
+    if (shared) bcn_wake(team);
+    while ((item = bcn_take(team, &kind)) >= 0) {
+        team->work(team->context, kind, item, 0);
+        mine++;
+    }
+    if (mine == count) return;
+    for (int spins = 0; __atomic_load_n(&team->done, __ATOMIC_ACQUIRE) + mine < count; spins++) {
+        if (spins < bcn_spins) {
+            bcn_pause();
+            continue;
+        }
+        worked = bcn_nanoseconds();
+        while (__atomic_load_n(&team->done, __ATOMIC_ACQUIRE) + mine < count) sched_yield();
+        waited = bcn_nanoseconds() - worked;
+        if (waited > bcn_long_wait && waited * (mine + 1) > 2 * (worked - begun)) {
+            bcn_store(&team->closed, 1);
+            if (worked - team->reopen > 10 * team->closed_for)
+                team->closed_for = bcn_first_closing;
+            team->reopen = worked + waited + team->closed_for;
+            if (team->closed_for < bcn_last_closing) team->closed_for *= 2;
+        }
+    }
+}
+
+static inline void bcn_team_stop(bcn_team *team)
+{
+    __atomic_store_n(&team->stop, 1, __ATOMIC_RELEASE);
+    pthread_mutex_lock(&team->lock);
+    pthread_cond_broadcast(&team->opened);
+    pthread_mutex_unlock(&team->lock);
+    for (int i = 1; i <= team->helpers; i++) pthread_join(team->members[i].thread, NULL);
+    pthread_cond_destroy(&team->opened);
     pthread_mutex_destroy(&team->lock);
 }
 

@@ -24,7 +24,7 @@ from activations cimport activate
 from affine cimport MULTIPLY, STORE, leading, padded, product
 from losses cimport bce_block, sigmoid, smooth_block, sum_block
 from optimizers cimport Hyper, Step, prepare, update
-from source cimport Layout, read_row
+from source cimport Layout, prefetch_row, read_row
 from vecmath cimport bcn_bits32, bcn_bits64, floating
 
 cdef extern from "platform.h" nogil:
@@ -50,6 +50,7 @@ cdef enum:
     INFERENCE_ROWS = 64  # rows of a block in prediction and evaluation
     POLL_NANOSECONDS = 40000000  # between looks for signals
     NO_LAYER = 1 << 30
+    PREFETCH = 8  # rows that a gather looks ahead: shuffled rows lie anywhere in memory
 
 cdef enum Stage:
     UPDATE_PLAIN  # gradient and update in one pass over the tiles
@@ -177,6 +178,8 @@ cdef inline void gather(const Job* job, floating* x, Py_ssize_t buffer_row, Py_s
     cdef Py_ssize_t i
     x += buffer_row * layer.ld_in
     for i in range(rows):
+        if i + PREFETCH < rows:
+            prefetch_row(&job.x, source_row(job, position + i + PREFETCH))
         read_row(x, &job.x, source_row(job, position + i))
         x[layer.fan_in] = 1
         x += layer.ld_in

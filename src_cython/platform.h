@@ -74,6 +74,9 @@ static inline uint64_t bcn_high_product(uint64_t a, uint64_t b)
 #define bcn_rows_narrow 3
 #endif
 
+/* Ask for the cache line at p; p need not be readable. */
+#define bcn_prefetch(p) __builtin_prefetch(p)
+
 /* ---- memory --------------------------------------------------------------------------------*/
 static inline void *bcn_allocate(size_t bytes)
 {

@@ -29,23 +29,32 @@ cdef inline void philox(uint32_t* counter, uint32_t key_0, uint32_t key_1) noexc
         key_1 += <uint32_t> 0xBB67AE85
 
 
+cdef enum:
+    DRAWS = 256  # numbers drawn at a time: the loop over them vectorises, the swaps do not
+
+
 cdef inline void shuffle(row_index* order, Py_ssize_t n, uint64_t seed,
                          uint32_t epoch) noexcept nogil:
     """A random permutation of 0..n-1 (Fisher and Yates), a function of (seed, epoch, n)."""
     cdef uint32_t word[4]
-    cdef Py_ssize_t i, j
-    cdef uint64_t u
+    cdef uint64_t draws[DRAWS]
+    cdef Py_ssize_t i, j, first
+    cdef Py_ssize_t last = n
     cdef row_index kept
     for i in range(n):
         order[i] = <row_index> i
-    for i in range(n - 1, 0, -1):
-        word[0] = <uint32_t> i
-        word[1] = <uint32_t> (<uint64_t> i >> 32)
-        word[2] = epoch
-        word[3] = 0
-        philox(word, <uint32_t> seed, <uint32_t> (seed >> 32))
-        u = word[0] | <uint64_t> word[1] << 32
-        j = <Py_ssize_t> bcn_high_product(u, <uint64_t> (i + 1))
-        kept = order[i]
-        order[i] = order[j]
-        order[j] = kept
+    while last > 1:
+        first = max(<Py_ssize_t> 1, last - DRAWS)
+        for i in range(last - first):
+            word[0] = <uint32_t> (first + i)
+            word[1] = <uint32_t> (<uint64_t> (first + i) >> 32)
+            word[2] = epoch
+            word[3] = 0
+            philox(word, <uint32_t> seed, <uint32_t> (seed >> 32))
+            draws[i] = word[0] | <uint64_t> word[1] << 32
+        for i in range(last - 1, first - 1, -1):
+            j = <Py_ssize_t> bcn_high_product(draws[i - first], <uint64_t> (i + 1))
+            kept = order[i]
+            order[i] = order[j]
+            order[j] = kept
+        last = first

@@ -9,8 +9,11 @@ from libc.string cimport memcpy
 
 from vecmath cimport bcn_float32, floating
 
+cdef extern from "platform.h" nogil:
+    void bcn_prefetch(const void* p)
+
 cdef enum:
-    MAX_DIMENSIONS = 64
+    MAX_DIMENSIONS = 64  # NumPy's own limit
 
 # One letter a dtype, as NumPy's dtype.char has it for native sizes: see Source in module.pxi.
 cdef enum Code:
@@ -110,6 +113,13 @@ cdef inline void read_run(floating* out, const Layout* s, const char* p, Py_ssiz
         for i in range(n):
             fetch(&half, p + i * stride, 2, s.swapped)
             out[i] = half_to_float(half)
+
+
+cdef inline void prefetch_row(const Layout* s, Py_ssize_t row) noexcept nogil:
+    """Ask for the first two cache lines of a row; the hardware follows from there."""
+    cdef const char* p = s.data + row * s.strides[0]
+    bcn_prefetch(p)
+    bcn_prefetch(p + 64)
 
 
 cdef inline void read_row(floating* out, const Layout* s, Py_ssize_t row) noexcept nogil:

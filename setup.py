@@ -46,8 +46,8 @@ def extensions():
     link = ["-Wl,--strip-all"] if sys.platform.startswith("linux") else []
     result = [
         Extension(
-            "bcenet._cpu",
-            [str(SOURCES / "cpu.pyx")],
+            "bcenet._base",
+            [str(SOURCES / "base.pyx")],
             include_dirs=[str(SOURCES)],
             extra_compile_args=["-O2"],
             extra_link_args=link,

@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from bcenet._cpu import SUPPORTED
+from bcenet._base import SUPPORTED
 
 # From the plainest to the fastest.
 _NAMES = ("baseline", "v3", "v4")

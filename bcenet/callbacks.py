@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from bcenet import checks
 
 if TYPE_CHECKING:
@@ -69,8 +71,9 @@ class Callbacks:
             method = getattr(callback, hook, None)
             if method is None and hook == "on_epoch_end" and callable(callback):
                 method = callback
-            if method is not None and method(state) is True:
-                stop = True
+            if method is not None:
+                answer = method(state)
+                stop = stop or (isinstance(answer, (bool, np.bool_)) and bool(answer))
         return stop
 
 

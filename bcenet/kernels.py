@@ -6,11 +6,12 @@ natively, and reported by position.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from bcenet import _dispatch
+from bcenet import _base, _dispatch
 
 
 def kernel_dtype(dtype: np.dtype) -> np.dtype:
@@ -93,6 +94,14 @@ def activate(name: str, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return a, slope
 
 
+def product_into(
+    out: np.ndarray, a: np.ndarray, b: np.ndarray, *, transpose_a: bool = False
+) -> None:
+    """A B, or A^T B, of C-contiguous arrays into ``out``; columns a multiple of 16."""
+    depth, columns = b.shape
+    _dispatch.native.apply_product(out, a, b, out.shape[0], depth, columns, transpose_a)
+
+
 def product(a: np.ndarray, b: np.ndarray, *, transpose_a: bool = False) -> np.ndarray:
     """A B, or A^T B, with the engine's own tiles and bits: one chain of terms an element."""
     depth, columns = b.shape
@@ -101,9 +110,7 @@ def product(a: np.ndarray, b: np.ndarray, *, transpose_a: bool = False) -> np.nd
     padded[:, :columns] = b
     c = np.empty((rows, padded.shape[1]), b.dtype)
     if c.size and depth:
-        _dispatch.native.apply_product(
-            c, np.ascontiguousarray(a), padded, rows, depth, padded.shape[1], transpose_a
-        )
+        product_into(c, np.ascontiguousarray(a), padded, transpose_a=transpose_a)
     else:
         c[...] = 0
     return np.ascontiguousarray(c[:, :columns])
@@ -114,6 +121,16 @@ def row_order(seed: int, epoch: int, n: int) -> np.ndarray:
     order = np.empty(n, np.int32 if n <= np.iinfo(np.int32).max else np.int64)
     _dispatch.native.fill_order(order, seed, epoch)
     return order
+
+
+def exclusive(name: str) -> Any:
+    """What one call at a time may hold: see `exclusively`."""
+    return _base.Exclusive(name)
+
+
+def exclusively(held: list[Any], function: Callable[[], Any]) -> Any:
+    """Call a function holding all of ``held``; RuntimeError if another call holds one."""
+    return _base.exclusively(held, function)
 
 
 class Engine:
@@ -161,6 +178,13 @@ class Engine:
 
     def store(self, part: str, flat: np.ndarray) -> None:
         self._engine.store(self._native.PARTS[part], flat)
+
+    def publish(
+        self, parts: list[tuple[str, np.ndarray]], optimizer: Any, epoch: int
+    ) -> None:
+        """Store the parts, and steps and epoch in the optimizer: all at once, or nothing."""
+        coded = [(self._native.PARTS[part], array) for part, array in parts]
+        self._engine.publish(coded, optimizer, epoch)
 
     def train(
         self,

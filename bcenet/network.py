@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import threading
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -123,7 +122,7 @@ class Network:
 
     def _make_views(self) -> None:
         self.coefs, self.intercepts = split(self.parameters, self.layer_sizes)
-        self._fitting = threading.Lock()
+        self._fitting = kernels.exclusive("network")
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()

@@ -5,12 +5,11 @@ The update rules themselves are in src_cython/optimizers.pxd.
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import numpy as np
 
-from bcenet import checks
+from bcenet import checks, kernels
 
 
 class Optimizer:
@@ -37,7 +36,7 @@ class Optimizer:
         self.epoch = 0
         self.seed: int | None = None
         self.state: dict[str, np.ndarray] = {}
-        self._in_use = threading.Lock()
+        self._in_use = kernels.exclusive("optimizer")
 
     def hyper(self) -> dict[str, Any]:
         """The hyperparameters, under their names."""
@@ -77,7 +76,7 @@ class Optimizer:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._in_use = threading.Lock()
+        self._in_use = kernels.exclusive("optimizer")
 
     def __repr__(self) -> str:
         arguments = ", ".join(f"{name}={value!r}" for name, value in self.hyper().items())

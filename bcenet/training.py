@@ -181,11 +181,14 @@ def _fit(
     count = threads.choose(n_threads, 3 * network._work(batch_size))
     if callbacks_.shows_progress():
         hooks.append(callbacks_.ProgressBar())
-    with _held(network._fitting, "network"), _held(optimizer._in_use, "optimizer"):
+
+    def train() -> History:
         optimizer.begin(network.parameters)
         optimizer.seed = seed
         run = _Run(network, optimizer, rows, loss, batch_size, count, seed, shuffle, stage)
         return _epochs(run, hooks, epochs, validation, n_threads)
+
+    return kernels.exclusively([network._fitting, optimizer._in_use], train)
 
 
 def _epochs(
@@ -254,25 +257,20 @@ class _Run:
             threads_,
             optimizer.native_hyper(),
         )
-        # The parts of the engine as last published: where a bad epoch is replayed from.
-        self._parts = {"parameters": network.parameters.copy()}
-        states = zip(("first", "second"), optimizer.state.values(), strict=False)
-        self._parts.update((part, array.copy()) for part, array in states)
+        # Where a bad epoch is replayed from: the parts of the engine as last published.
+        states = list(zip(("first", "second"), optimizer.state.values(), strict=False))
+        self._kept = [("parameters", network.parameters.copy())]
+        self._kept += [(part, array.copy()) for part, array in states]
+        self._published = [("parameters", network.parameters), *states]
         self._restore()
 
     def _restore(self) -> None:
-        for part, array in self._parts.items():
+        for part, array in self._kept:
             self._engine.load(part, array)
         self._engine.steps = self.optimizer.step
 
-    def _publish(self) -> None:
-        """Copy parameters and state out of the engine, each in one piece."""
-        for part, array in self._parts.items():
-            self._engine.store(part, array)
-        self._engine.store("parameters", self.network.parameters)
-        for part, array in zip(("first", "second"), self.optimizer.state.values(), strict=False):
-            self._engine.store(part, array)
-        self.optimizer.step = self._engine.steps
+    def _publish(self, epoch: int) -> None:
+        self._engine.publish(self._kept + self._published, self.optimizer, epoch)
 
     def _train(self, order: np.ndarray | None, batches: int) -> tuple[str, int, float, float, int]:
         return self._engine.train(
@@ -293,21 +291,16 @@ class _Run:
         self._engine.configure(self.optimizer.native_hyper())
         status, batch, loss, weight, layer = self._train(order, self._batches)
         pending = self._engine.take_pending()
-        if pending is not None:
-            self._publish()
-            raise pending
         if status == "bad parameters":
             # The step is done; the state before it comes from the start of the epoch.
             self._restore()
             self._train(order, batch)
-            pending = self._engine.take_pending()
+            pending = pending or self._engine.take_pending()
+        self._publish(self.optimizer.epoch + (status == "done"))
+        if pending is not None:
+            raise pending
         if status != "done":
-            self._publish()
-            if pending is not None:
-                raise pending
             self._raise_non_finite(status, batch, layer, order)
-        self._publish()
-        self.optimizer.epoch += 1
         return loss / weight
 
     def _raise_non_finite(
@@ -330,21 +323,6 @@ class _Run:
             batch=batch,
             layer=layer,
         )
-
-
-class _held:
-    """Hold a lock for a block, or raise RuntimeError if another thread has it."""
-
-    def __init__(self, lock: Any, name: str) -> None:
-        self._lock = lock
-        self._name = name
-
-    def __enter__(self) -> None:
-        if not self._lock.acquire(blocking=False):
-            raise RuntimeError(f"this {self._name} is being fitted by another thread or call")
-
-    def __exit__(self, *error: object) -> None:
-        self._lock.release()
 
 
 def _seed(random_state: Any, optimizer: optimizers.Optimizer) -> int:

@@ -607,6 +607,16 @@ cdef class Engine:
                             layer.fan_in + 1, layer.fan_out)
             p += (layer.fan_in + 1) * layer.fan_out * self.plan.item_size
 
+    def publish(self, list parts, optimizer, Py_ssize_t epoch):
+        """Store each (part, flat array), and the counters in ``optimizer``: all or nothing.
+
+        One native call, so no signal handler runs and no other thread looks in between.
+        """
+        for which, flat in parts:
+            self.store(which, flat)
+        optimizer.step = self.plan.steps
+        optimizer.epoch = epoch
+
     cdef void prepare_job(self, Job* job, Source x, Source y, Source weight, pos_weight,
                           double smoothing):
         cdef Py_ssize_t j

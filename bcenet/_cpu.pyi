@@ -1,1 +1,0 @@
-SUPPORTED: dict[str, bool]

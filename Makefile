@@ -1,61 +1,74 @@
-# make test      fresh environment, install with the `test` extra, run the tests
-# make demo      fresh environment, install, train on the census data, evaluate, predict
-# The environments are in .venv-*; PYTHON chooses the interpreter.
+# make demo         fresh environment, install, train on the census data, evaluate, predict
+# make test         fresh environment, install with the `test` extra, run the tests
+# make test-parity  the same against PyTorch, JAX and optax (heavy)
+# make test-slow    what takes longer than a few seconds, after `make test`
+# make lint         ruff, cython-lint, mypy, import directions
+# PYTHON chooses the interpreter: make test PYTHON=python3.13
 
 PYTHON ?= python3
-VENV_TEST = .venv-test
-VENV_PARITY = .venv-parity
-VENV_LINT = .venv-lint
-VENV_DEMO = .venv-demo
+PIP = -m pip install --quiet --disable-pip-version-check
+PYTEST = -m pytest -c ../pyproject.toml --rootdir ..
+SOURCES := setup.py pyproject.toml README.md LICENSE $(wildcard src_cython/*) \
+           $(wildcard bcenet/*.py bcenet/*.pyi bcenet/*/*.py)
+WHEEL = dist/built-for-$(notdir $(PYTHON))
 
-.PHONY: test test-slow test-parity lint demo annotate bench dist clean
+.PHONY: demo test test-slow test-parity lint bench annotate sdist clean
 
-# Tests run on the installed package, from a folder without the sources beside it.
-test:
-	rm -rf $(VENV_TEST)
-	$(PYTHON) -m venv $(VENV_TEST)
-	$(VENV_TEST)/bin/python -m pip install --quiet ".[test]"
-	cd tests && ../$(VENV_TEST)/bin/python -m pytest -c ../pyproject.toml --rootdir .. -m "not slow and not parity" .
-	cd tests && ../$(VENV_TEST)/bin/python -m pytest -c ../pyproject.toml --rootdir .. --doctest-modules --pyargs bcenet
+# One wheel serves every environment below.
+$(WHEEL): $(SOURCES)
+	rm -rf dist .venv-build
+	$(PYTHON) -m venv .venv-build
+	.venv-build/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	touch $@
 
-# What takes longer than a few seconds; after `make test`.
-test-slow:
-	cd tests && ../$(VENV_TEST)/bin/python -m pytest -c ../pyproject.toml --rootdir .. -m slow .
-
-# Against PyTorch, JAX and optax: heavy, and not needed to use bcenet.
-# PyTorch is pinned to the build without CUDA packages where an index offers one.
-test-parity:
-	rm -rf $(VENV_PARITY)
-	$(PYTHON) -m venv $(VENV_PARITY)
-	$(VENV_PARITY)/bin/python -m pip install --quiet torch==2.13.0
-	$(VENV_PARITY)/bin/python -m pip install --quiet ".[parity]"
-	cd tests && ../$(VENV_PARITY)/bin/python -m pytest -c ../pyproject.toml --rootdir .. -m parity .
-
-lint:
-	test -x $(VENV_LINT)/bin/ruff || $(PYTHON) -m venv $(VENV_LINT)
-	$(VENV_LINT)/bin/python -m pip install --quiet ruff==0.17.6 cython-lint==0.22.1 mypy==2.4.1 import-linter==2.16 "numpy>=2"
-	PATH=$(VENV_LINT)/bin:$$PATH ruff check .
-	PATH=$(VENV_LINT)/bin:$$PATH ruff format --check .
-	PATH=$(VENV_LINT)/bin:$$PATH cython-lint src_cython
-	PATH=$(VENV_LINT)/bin:$$PATH mypy
-	PYTHONPATH=. $(VENV_LINT)/bin/lint-imports
-
-demo:
-	rm -rf $(VENV_DEMO) demo
-	$(PYTHON) -m venv $(VENV_DEMO)
-	$(VENV_DEMO)/bin/python -m pip install --quiet ".[cli]"
+demo: $(WHEEL)
+	rm -rf .venv-demo demo
+	$(PYTHON) -m venv .venv-demo
+	.venv-demo/bin/python $(PIP) "$$(ls dist/bcenet-*.whl)[cli]"
 	mkdir demo
-	$(VENV_DEMO)/bin/bcenet train examples/adult.csv.gz --target income --model demo/adult.bcenet
-	$(VENV_DEMO)/bin/bcenet evaluate demo/adult.bcenet examples/adult-test.csv.gz
-	$(VENV_DEMO)/bin/bcenet predict demo/adult.bcenet examples/adult-test.csv.gz -o demo/predictions.csv
+	.venv-demo/bin/bcenet train examples/adult.csv.gz --target income --seed 1 --model demo/adult.bcenet
+	.venv-demo/bin/bcenet evaluate demo/adult.bcenet examples/adult-test.csv.gz
+	.venv-demo/bin/bcenet predict demo/adult.bcenet examples/adult-test.csv.gz -o demo/predictions.csv
 	head -n 4 demo/predictions.csv
 
-# Cython's annotated sources: no yellow inside a loop of a kernel.
+# The tests run from their own folder, on the installed package: the sources are out of sight.
+test: $(WHEEL)
+	rm -rf .venv-test
+	$(PYTHON) -m venv .venv-test
+	.venv-test/bin/python $(PIP) "$$(ls dist/bcenet-*.whl)[test]"
+	cd tests && ../.venv-test/bin/python $(PYTEST) -q -m "not slow and not parity" .
+	cd tests && ../.venv-test/bin/python $(PYTEST) -q --doctest-modules --pyargs bcenet
+
+test-slow:
+	cd tests && ../.venv-test/bin/python $(PYTEST) -q -m "slow and not parity" .
+
+# PyTorch is pinned: its newest release on the index brings gigabytes of GPU libraries.
+test-parity: $(WHEEL)
+	rm -rf .venv-parity
+	$(PYTHON) -m venv .venv-parity
+	.venv-parity/bin/python $(PIP) torch==2.13.0
+	.venv-parity/bin/python $(PIP) "$$(ls dist/bcenet-*.whl)[parity]"
+	cd tests && ../.venv-parity/bin/python $(PYTEST) -q -m parity .
+
+lint:
+	rm -rf .venv-lint
+	$(PYTHON) -m venv .venv-lint
+	.venv-lint/bin/python $(PIP) ruff==0.17.6 cython-lint==0.22.1 mypy==2.4.1 import-linter==2.16 "numpy>=2"
+	.venv-lint/bin/ruff check .
+	.venv-lint/bin/ruff format --check .
+	PATH="$$PWD/.venv-lint/bin:$$PATH" cython-lint src_cython
+	.venv-lint/bin/mypy
+	PYTHONPATH=. .venv-lint/bin/lint-imports
+
+bench:
+	cd benchmarks && ../.venv-test/bin/python -m pytest -c ../pyproject.toml --benchmark-only --override-ini addopts= .
+
+# Cython's annotated sources, build/cython/**/*.html: no yellow inside a loop of a kernel.
 annotate:
 	BCENET_ANNOTATE=1 $(PYTHON) setup.py build_ext --inplace --force
 
-dist:
-	$(PYTHON) -m build
+sdist:
+	$(PYTHON) -m build --sdist
 
 clean:
 	rm -rf build dist demo *.egg-info .venv-* bcenet/*.so

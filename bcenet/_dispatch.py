@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.util
 import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,8 @@ _NAMES = ("baseline", "v3", "v4")
 
 def available() -> list[str]:
     """The instruction sets that were built and that this processor has, plainest first."""
+    import importlib.util
+
     return [
         name
         for name in _NAMES

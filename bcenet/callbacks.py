@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 _HOOKS = ("on_fit_begin", "on_epoch_end", "on_fit_end")
 
 
-@dataclass
 class State:
     """A fit as its callbacks see it.
 
@@ -35,14 +33,17 @@ class State:
         seconds: since the fit began.
     """
 
-    network: Network
-    optimizer: Optimizer
-    history: History
-    epochs: int
-    epoch: int = 0
-    loss: float | None = None
-    validation_loss: float | None = None
-    seconds: float = 0.0
+    def __init__(
+        self, network: Network, optimizer: Optimizer, history: History, epochs: int
+    ) -> None:
+        self.network = network
+        self.optimizer = optimizer
+        self.history = history
+        self.epochs = epochs
+        self.epoch = 0
+        self.loss: float | None = None
+        self.validation_loss: float | None = None
+        self.seconds = 0.0
 
 
 class Callbacks:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import numbers
 from collections.abc import Iterable
@@ -28,6 +27,8 @@ def choice(name: str, value: Any, known: Iterable[str]) -> str:
     listed = ", ".join(repr(k) for k in known)
     message = f"{name} must be one of {listed}; got {describe(value)}"
     if isinstance(value, str):
+        import difflib  # only for an error
+
         near = difflib.get_close_matches(value.lower(), known, n=1)
         if near:
             message += f" (did you mean {near[0]!r}?)"

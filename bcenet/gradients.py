@@ -9,20 +9,20 @@ The formulas, row-major and batch first, with g' the derivative of an activation
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from bcenet import checks, kernels, losses, threads
+from bcenet.records import Record
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
     from bcenet.network import Network
 
 
-@dataclass(frozen=True)
-class Gradient:
+class Gradient(Record):
     """A gradient, laid out as the parameters are.
 
     Attributes:
@@ -35,8 +35,7 @@ class Gradient:
     flat: np.ndarray
 
 
-@dataclass(frozen=True)
-class LayerTrace:
+class LayerTrace(Record):
     """One layer of a trace, n rows: z, a, da and dz are (n, fan_out); dw is (fan_in, fan_out),
     db (fan_out,). da and dz belong to each row's own loss; dw and db are means over rows."""
 
@@ -48,15 +47,13 @@ class LayerTrace:
     db: np.ndarray
 
 
-@dataclass(frozen=True)
-class Trace:
+class Trace(Record):
     """Every number of a forward and a backward pass: ``layers[i]``, from the first hidden on."""
 
     layers: list[LayerTrace]
 
 
-@dataclass(frozen=True)
-class LayerCheck:
+class LayerCheck(Record):
     """One layer of a gradient check.
 
     Attributes:
@@ -74,8 +71,7 @@ class LayerCheck:
     skipped: int
 
 
-@dataclass(frozen=True)
-class GradientCheck:
+class GradientCheck(Record):
     """What `check_gradient` found: ``passed``, and one LayerCheck a layer in ``layers``."""
 
     passed: bool

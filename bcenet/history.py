@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 
-
-@dataclass
 class History:
     """One value an epoch.
 
@@ -15,5 +12,9 @@ class History:
         validation_loss: after the epoch, on the validation data; empty without any.
     """
 
-    loss: list[float] = field(default_factory=list)
-    validation_loss: list[float] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.loss: list[float] = []
+        self.validation_loss: list[float] = []
+
+    def __repr__(self) -> str:
+        return f"History(loss={self.loss}, validation_loss={self.validation_loss})"

@@ -179,9 +179,7 @@ class Engine:
     def store(self, part: str, flat: np.ndarray) -> None:
         self._engine.store(self._native.PARTS[part], flat)
 
-    def publish(
-        self, parts: list[tuple[str, np.ndarray]], optimizer: Any, epoch: int
-    ) -> None:
+    def publish(self, parts: list[tuple[str, np.ndarray]], optimizer: Any, epoch: int) -> None:
         """Store the parts, and steps and epoch in the optimizer: all at once, or nothing."""
         coded = [(self._native.PARTS[part], array) for part, array in parts]
         self._engine.publish(coded, optimizer, epoch)

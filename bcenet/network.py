@@ -6,12 +6,14 @@ import math
 import os
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from bcenet import checks, gradients, initializers, kernels, threads
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 
 def _layer_sizes(value: Any) -> tuple[int, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 import os
-from pathlib import Path
 from typing import Any
 
 from bcenet import checks
@@ -16,18 +15,23 @@ WORK_PER_THREAD = 600_000
 MAX_THREADS = 256
 
 
+def _read(path: str) -> str:
+    with open(path) as file:  # pathlib would cost 3 ms of import
+        return file.read()
+
+
 @functools.cache
 def _quota() -> float:
     """CPUs that the control group may use at once; infinity without a limit."""
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        quota, period = _read("/sys/fs/cgroup/cpu.max").split()
         return math.inf if quota == "max" else int(quota) / int(period)
     except (OSError, ValueError):
         pass
     try:
-        folder = Path("/sys/fs/cgroup/cpu")
-        limit = int((folder / "cpu.cfs_quota_us").read_text())
-        return math.inf if limit < 0 else limit / int((folder / "cpu.cfs_period_us").read_text())
+        limit = int(_read("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"))
+        period = _read("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
+        return math.inf if limit < 0 else limit / int(period)
     except (OSError, ValueError, ZeroDivisionError):
         return math.inf
 

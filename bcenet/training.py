@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from bcenet import callbacks as callbacks_
 from bcenet import checks, gradients, kernels, losses, optimizers, threads
 from bcenet.errors import NonFiniteError
 from bcenet.history import History
 from bcenet.network import Network
+from bcenet.records import Record
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 
 def row_order(seed: int, epoch: int, n: int) -> np.ndarray:
@@ -40,8 +42,7 @@ def row_order(seed: int, epoch: int, n: int) -> np.ndarray:
     )
 
 
-@dataclass(frozen=True)
-class Rows:
+class Rows(Record):
     """Checked rows: X (n, inputs), y (n,) or (n, k), weight like y or (n,) or None."""
 
     X: np.ndarray
@@ -49,7 +50,7 @@ class Rows:
     weight: np.ndarray | None
 
     @property
-    def count(self) -> int:
+    def n(self) -> int:
         return self.X.shape[0]
 
     def sources(self) -> tuple[Any, Any, Any]:
@@ -60,8 +61,7 @@ class Rows:
         )
 
 
-@dataclass(frozen=True)
-class Loss:
+class Loss(Record):
     """The loss of a fit: what it has beside targets and weights."""
 
     pos_weight: np.ndarray | None
@@ -177,7 +177,7 @@ def _fit(
     seed = _seed(random_state, optimizer)
     rows = _check_rows(network, X, y, sample_weight)
     validation = _check_validation(network, validation_data)
-    batch_size = min(batch_size, rows.count)
+    batch_size = min(batch_size, rows.n)
     count = threads.choose(n_threads, 3 * network._work(batch_size))
     if callbacks_.shows_progress():
         hooks.append(callbacks_.ProgressBar())
@@ -245,7 +245,7 @@ class _Run:
         self.loss = loss
         self._sources = rows.sources()
         self._batch_size = batch_size
-        self._batches = math.ceil(rows.count / batch_size)
+        self._batches = math.ceil(rows.n / batch_size)
         self._seed = seed
         self._shuffle = shuffle
         self._stage = stage
@@ -287,7 +287,7 @@ class _Run:
         """One epoch; its mean loss. Publishes the parameters, also before it raises."""
         order = None
         if self._shuffle:
-            order = kernels.row_order(self._seed, self.optimizer.epoch, self.rows.count)
+            order = kernels.row_order(self._seed, self.optimizer.epoch, self.rows.n)
         self._engine.configure(self.optimizer.native_hyper())
         status, batch, loss, weight, layer = self._train(order, self._batches)
         pending = self._engine.take_pending()

@@ -37,7 +37,8 @@ class Gradient(Record):
 
 class LayerTrace(Record):
     """One layer of a trace, n rows: z, a, da and dz are (n, fan_out); dw is (fan_in, fan_out),
-    db (fan_out,). da and dz belong to each row's own loss; dw and db are means over rows."""
+    db (fan_out,). da and dz belong to each row's own loss; dw and db are means over rows, so for
+    k outputs they are k times the gradient of the mean over all label elements."""
 
     z: np.ndarray
     a: np.ndarray
@@ -257,7 +258,7 @@ def check_weight(
     if sample_weight is None:
         return None
     weight = losses.check_sample_weight(sample_weight, targets.shape)
-    if kernels.check_values(name, weight, dtype, "finite and not negative") == 0:
+    if losses.sum_weights(weight, dtype, name) == 0:
         raise ValueError(f"{name} must not be 0 everywhere")
     return weight
 
@@ -270,7 +271,7 @@ def check_gradient(
     network: Network,
     X: ArrayLike,
     y: ArrayLike,
-    gradients: list[tuple[ArrayLike, ArrayLike]] | None = None,
+    gradients: Gradient | list[tuple[ArrayLike, ArrayLike]] | None = None,
     orientation: str = "auto",
 ) -> GradientCheck:
     """Compare a gradient of the mean loss with finite differences, layer by layer.
@@ -281,7 +282,7 @@ def check_gradient(
 
     Arguments:
         network: the network; X, y: rows as for `Network.loss_gradient`.
-        gradients: None checks bcenet's own; or one (dW, db) a layer to check.
+        gradients: None checks bcenet's own; or one (dW, db) a layer, or a Gradient, to check.
         orientation: of ``gradients``: "rows" for dW of (fan_in, fan_out), "columns" for
             (fan_out, fan_in) with db of (fan_out,) or (fan_out, 1); "auto" takes what fits.
 
@@ -309,6 +310,8 @@ def check_gradient(
         _, own = loss_gradient(network, rows, targets)
         pairs: list[tuple[Any, Any]] = list(zip(own.coefs, own.intercepts, strict=True))
         orientation = "rows"
+    elif isinstance(gradients, Gradient):
+        pairs = list(zip(gradients.coefs, gradients.intercepts, strict=True))
     else:
         pairs = gradients
     given = _oriented(network, pairs, orientation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -79,6 +80,14 @@ def check_sample_weight(sample_weight: Any, shape: tuple[int, ...]) -> np.ndarra
     return weight
 
 
+def sum_weights(weight: np.ndarray, dtype: np.dtype, name: str = "sample_weight") -> float:
+    """The sum of checked weights, finite; ValueError for a weight or a sum that is not."""
+    total = kernels.check_values(name, weight, dtype, "finite and not negative")
+    if not math.isfinite(total):
+        raise ValueError(f"{name} must have a finite sum; got {total}")
+    return total
+
+
 def _apply(
     logits: Any,
     targets: Any,
@@ -102,7 +111,7 @@ def _apply(
         weight = check_sample_weight(sample_weight, z.shape)
         extra = (1,) * (z.ndim - weight.ndim)
         weight = np.broadcast_to(weight.reshape(weight.shape + extra), z.shape)
-        divisor = kernels.check_values("sample_weight", weight, dtype, "finite and not negative")
+        divisor = sum_weights(weight, dtype)
     pos = pos_weight_array(pos_weight, z.shape[-1] if z.ndim > 1 else 1)
     if pos is not None:
         pos = np.broadcast_to(pos, z.shape)

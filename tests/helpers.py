@@ -1,0 +1,146 @@
+"""What several test files share: errors in units in the last place, layouts, small problems."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+
+import mpmath
+import numpy as np
+import pytest
+import reference as ref
+
+import bcenet
+
+# 80 decimal digits; mpmath numbers have no smallest or largest exponent.
+mp = mpmath.mp.clone()
+mp.dps = 80
+
+needs_long_double = pytest.mark.skipif(
+    np.finfo(np.longdouble).nmant < 63,
+    reason="the oracle needs a long double of at least 64 bits of mantissa",
+)
+
+# ------------------------------------------------------------- units in the last place
+
+
+def ulp(exact, dtype):
+    """The spacing of dtype's numbers around `exact`, an mpf or an array of a wider dtype."""
+    info = np.finfo(dtype)
+    smallest = info.minexp - info.nmant  # exponent of the smallest subnormal number
+    if isinstance(exact, np.ndarray):
+        exponent = np.frexp(exact)[1]
+        return np.ldexp(exact.dtype.type(1), np.maximum(exponent - 1 - info.nmant, smallest))
+    exponent = mp.frexp(exact)[1] if exact else -(10**9)
+    return mp.ldexp(1, max(exponent - 1 - info.nmant, smallest))
+
+
+def ulp_error(actual, exact, dtype):
+    """|actual - exact| in units of `exact`; infinite where a limit or the sign is missed."""
+    if mp.isinf(exact) or mp.isinf(actual) or mp.isnan(actual):
+        return 0.0 if actual == exact else float("inf")
+    if actual * exact < 0:
+        return float("inf")
+    return float(abs(mp.mpf(actual) - exact) / ulp(exact, dtype))
+
+
+def ulp_errors(actual, exact):
+    """`ulp_error` of a float array against a wider one, element by element."""
+    wide = actual.astype(exact.dtype)
+    with np.errstate(invalid="ignore"):
+        errors = np.abs(wide - exact) / ulp(exact, actual.dtype)
+    missed = np.isnan(actual) | (wide * exact < 0) | (np.isinf(wide) != np.isinf(exact))
+    return np.where(wide == exact, 0, np.where(missed, np.inf, errors)).astype(float)
+
+
+@functools.cache
+def exact_parts(z):
+    """(s(z), s(-z), log(1 + e^-|z|)) of one logit, to 80 digits."""
+    if np.isinf(z):
+        return mp.mpf(z > 0), mp.mpf(z < 0), mp.mpf(0)
+    e = mp.exp(-abs(mp.mpf(z)))
+    large, small = 1 / (1 + e), e / (1 + e)
+    return (large, small, mp.log1p(e)) if z >= 0 else (small, large, mp.log1p(e))
+
+
+def exact_loss(z, t):
+    """-[t log s(z) + (1-t) log s(-z)] to 80 digits; the limit where z is infinite."""
+    weight = 1 - mp.mpf(t) if z > 0 else -mp.mpf(t)
+    return exact_parts(z)[2] + (weight * mp.mpf(z) if weight else 0)
+
+
+def exact_gradient(z, t):
+    """s(z) - t to 80 digits, from the form that loses nothing for t = 0 and t = 1."""
+    positive, negative, _ = exact_parts(z)
+    return (1 - mp.mpf(t)) * positive - mp.mpf(t) * negative
+
+
+# ------------------------------------------------------------------------------ layouts
+
+
+def _strided(array):
+    wide = np.full([2 * size + 1 for size in array.shape], 7, array.dtype)
+    view = wide[tuple(slice(1, None, 2) for _ in array.shape)]
+    view[...] = array
+    return view
+
+
+def _unaligned(array):
+    buffer = bytearray(array.nbytes + 1)
+    view = np.frombuffer(buffer, array.dtype, offset=1).reshape(array.shape)
+    view[...] = array
+    return view
+
+
+def _read_only(array):
+    array = array.copy()
+    array.flags.writeable = False
+    return array
+
+
+# name -> function that gives the same values in another memory layout
+LAYOUTS = {
+    "fortran": np.asfortranarray,
+    "strided": _strided,
+    "negative strides": lambda array: np.flip(np.flip(array).copy()),
+    "unaligned": _unaligned,
+    "byte-swapped": lambda array: array.astype(array.dtype.newbyteorder()),
+    "read-only": _read_only,
+}
+
+# ----------------------------------------------------------------------------- problems
+
+
+def problem(n=103, features=7, outputs=1, *, seed=0, dtype=np.float64, soft=False):
+    """(X, y): a small learnable problem; y is (n,) for one output, else (n, outputs)."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n, features)).astype(dtype)
+    noise = rng.logistic(size=(n, outputs))
+    score = X @ rng.normal(size=(features, outputs)) + noise
+    y = ref.sigmoid(score) if soft else score > 0
+    return X, (y[:, 0] if outputs == 1 else y).astype(dtype)
+
+
+def digest(array):
+    """SHA-256 of an array's bytes: equal only for equal bits."""
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def relative_to_largest(actual, expected):
+    """The largest difference, as a fraction of the largest entry of `expected`."""
+    expected = np.asarray(expected)
+    difference = np.abs(np.asarray(actual).astype(expected.dtype) - expected).max(initial=0)
+    return float(difference / max(np.abs(expected).max(initial=0), np.finfo(float).tiny))
+
+
+def make_network(layer_sizes=(7, 6, 5, 1), activation="relu", dtype="float64", *, seed=1):
+    """A network whose parameters are all random, those of the last layer too."""
+    net = bcenet.Network(layer_sizes, activation=activation, dtype=dtype, random_state=seed)
+    rng = np.random.default_rng(seed)
+    net.parameters[:] = rng.normal(scale=0.5, size=net.parameters.shape)
+    return net
+
+
+def twin_layers(net, dtype=np.longdouble):
+    """The network's (W, b) for the twin's functions, copied into another dtype."""
+    return ref.unflatten(net.parameters.astype(dtype), net.layer_sizes)

@@ -33,7 +33,10 @@ def optional_source(array: np.ndarray | None) -> Any:
 
 
 def check_values(name: str, array: np.ndarray, dtype: np.dtype, wanted: str) -> float:
-    """Refuse the first value that is not ``wanted`` once it is in ``dtype``; returns the sum."""
+    """Refuse the first value that is not ``wanted`` once it is in ``dtype``.
+
+    Returns the sum where weights are checked.
+    """
     native = _dispatch.native
     index, total = native.find_bad(source(array), dtype.itemsize, native.CHECKS[wanted])
     if index >= 0:

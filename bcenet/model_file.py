@@ -93,7 +93,7 @@ def _encode(tensors: dict[str, np.ndarray], metadata: dict[str, Any]) -> list[by
     """The file's bytes, in pieces."""
     import safetensors.numpy
 
-    import bcenet
+    from bcenet.config import __version__
 
     stored = {}
     for name, value in tensors.items():
@@ -107,7 +107,7 @@ def _encode(tensors: dict[str, np.ndarray], metadata: dict[str, Any]) -> list[by
         {
             "format": _FORMAT,
             "format_version": _FORMAT_VERSION,
-            "bcenet_version": bcenet.__version__,
+            "bcenet_version": __version__,
             "kind": metadata["kind"],
             "config": _to_json(metadata["config"]),
             "sha256": _NO_DIGEST,

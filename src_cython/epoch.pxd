@@ -45,6 +45,8 @@ cdef enum:
     ITEM_ROWS = 12  # rows of a parameter tile: two of the widest register tiles
     ITEM_COLUMNS = 64
     ITEM_SIZE = 12 * 64
+    NARROW = 4  # outputs of a layer whose gradient is computed transposed
+    NARROW_ROWS = 48  # of its tiles, which are 16 columns wide: 48 * 16 = ITEM_SIZE
     CHAIN = 1024  # rows that one chain of a weight gradient sums; chains merge in a tree
     MAX_LEVELS = 54  # of that tree
     INFERENCE_ROWS = 64  # rows of a block in prediction and evaluation
@@ -268,24 +270,41 @@ cdef inline void backward(const Plan* plan, floating* scratch, Py_ssize_t row,
                 MULTIPLY)
 
 
+cdef inline void chain(floating* sums, floating* scratch, const Plan* plan, const Item* item,
+                       Py_ssize_t start, Py_ssize_t rows) noexcept nogil:
+    """A tile of [a, 1]^T dz over rows of the batch, one chain an element."""
+    cdef const Layer* layer = &plan.layers[item.layer]
+    cdef const floating* a = <floating*> layer.input + start * layer.ld_in + item.row
+    cdef const floating* dz = <floating*> layer.dz + start * layer.ld_a + item.column
+    cdef Py_ssize_t width = padded(item.rows)
+    cdef Py_ssize_t i, j
+    if layer.fan_out > NARROW:
+        product(sums, item.columns, a, 1, layer.ld_in, dz, layer.ld_a, item.rows, rows,
+                item.columns, STORE)
+        return
+    # A few columns: their transpose dz^T [a, 1] fills the vectors, with the same bits.
+    product(scratch, width, dz, 1, layer.ld_a, a, layer.ld_in, layer.fan_out, rows, width, STORE)
+    for i in range(item.rows):
+        for j in range(layer.fan_out):
+            sums[i * item.columns + j] = scratch[j * width + i]
+        for j in range(layer.fan_out, item.columns):
+            sums[i * item.columns + j] = 0
+
+
 cdef inline void gradient_tile(floating* sums, const Plan* plan, const Item* item,
                                Py_ssize_t rows, floating scale) noexcept nogil:
     """A tile of [a, 1]^T dz over the batch, times ``scale``.
 
     Chains end every CHAIN rows and merge as a binary counter carries: a fixed tree. ``sums``
-    holds one tile a level of it; the result is the first.
+    holds one tile a level of it, and one more to work in; the result is the first.
     """
-    cdef const Layer* layer = &plan.layers[item.layer]
     cdef Py_ssize_t size = item.rows * item.columns
-    cdef Py_ssize_t chain, start, i, carries
+    cdef Py_ssize_t index, i, carries
     cdef Py_ssize_t level = 0
-    for chain in range((rows + CHAIN - 1) // CHAIN):
-        start = chain * CHAIN
-        product(sums + level * ITEM_SIZE, item.columns,
-                <floating*> layer.input + start * layer.ld_in + item.row, 1, layer.ld_in,
-                <floating*> layer.dz + start * layer.ld_a + item.column, layer.ld_a,
-                item.rows, min(CHAIN, rows - start), item.columns, STORE)
-        carries = chain + 1
+    for index in range((rows + CHAIN - 1) // CHAIN):
+        chain(sums + level * ITEM_SIZE, sums + (level + 1) * ITEM_SIZE, plan, item,
+              index * CHAIN, min(<Py_ssize_t> CHAIN, rows - index * CHAIN))
+        carries = index + 1
         while carries & 1 == 0:
             level -= 1
             for i in range(size):
@@ -318,20 +337,28 @@ cdef inline bint update_tile(const Plan* plan, const Item* item, const floating*
     cdef floating* first = NULL
     cdef floating* second = NULL
     cdef floating* wt
-    cdef Py_ssize_t i, j
+    cdef Py_ssize_t i, j, runs, run
     cdef bint finite = True
     if layer.first != NULL:
         first = <floating*> layer.first + offset
     if layer.second != NULL:
         second = <floating*> layer.second + offset
-    for i in range(item.rows):
+    # A tile as wide as its layer is one run of numbers, unless only its last row is the
+    # intercepts, which do not decay.
+    runs = item.rows
+    run = item.columns
+    if layer.ld_w == run and ld_g == run and (
+            plan.hyper.weight_decay == 0 or item.row + item.rows <= layer.fan_in):
+        run *= runs
+        runs = 1
+    for i in range(runs):
         update(w + i * layer.ld_w, first + i * layer.ld_w, second + i * layer.ld_w,
-               g + i * ld_g, &plan.hyper, step, item.row + i < layer.fan_in, item.columns)
-        finite &= all_finite(w + i * layer.ld_w, item.columns)
+               g + i * ld_g, &plan.hyper, step, item.row + i < layer.fan_in, run)
+        finite &= all_finite(w + i * layer.ld_w, run)
         if second != NULL:
-            finite &= all_finite(second + i * layer.ld_w, item.columns)
+            finite &= all_finite(second + i * layer.ld_w, run)
         elif first != NULL:
-            finite &= all_finite(first + i * layer.ld_w, item.columns)
+            finite &= all_finite(first + i * layer.ld_w, run)
     if item.layer > 0:
         wt = <floating*> layer.wt + item.column * layer.ld_wt + item.row
         for j in range(item.columns):

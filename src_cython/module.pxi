@@ -15,9 +15,9 @@ cimport optimizers
 from affine cimport STORE, leading, padded, product
 from epoch cimport (
     BAD_LOSS, BAD_PARAMETERS, CHAIN, DONE, GRADIENT_ONLY, INFERENCE, INFERENCE_ROWS, INTERRUPTED,
-    ITEM_COLUMNS, ITEM_ROWS, ITEM_SIZE, NO_LAYER, Item, Job, Layer, POLL_NANOSECONDS, Plan, Stage,
-    UPDATE_PLAIN, UPDATE_STAGED, bcn_member, bcn_nanoseconds, bcn_team_phase, bcn_team_start,
-    bcn_team_stop, train, work,
+    ITEM_COLUMNS, ITEM_ROWS, ITEM_SIZE, Item, Job, Layer, NARROW, NARROW_ROWS, NO_LAYER,
+    POLL_NANOSECONDS, Plan, Stage, UPDATE_PLAIN, UPDATE_STAGED, all_finite, bcn_member,
+    bcn_nanoseconds, bcn_team_phase, bcn_team_start, bcn_team_stop, train, work,
 )
 from losses cimport bce, sigmoid, smooth_block, sum_block
 from random cimport philox, shuffle
@@ -248,8 +248,7 @@ cdef Py_ssize_t first_bad(floating* buffer, const Layout* s, int check,
         read_block(buffer, s, start, n)
         bad = False
         if check == FINITE:
-            for i in range(n):
-                bad |= not (buffer[i] - buffer[i] == 0)
+            bad = not all_finite(buffer, n)
         elif check == UNIT_INTERVAL:
             for i in range(n):
                 bad |= (not (buffer[i] >= low)) | (not (buffer[i] <= high))
@@ -264,12 +263,16 @@ cdef Py_ssize_t first_bad(floating* buffer, const Layout* s, int check,
                     bad = not (buffer[i] - buffer[i] == 0) or check == WEIGHT and buffer[i] < low
                 if bad:
                     return start + i
-        total[0] += sum_block(<const floating*> buffer, n)
+        if check == WEIGHT:
+            total[0] += sum_block(<const floating*> buffer, n)
     return -1
 
 
 def find_bad(Source values not None, int item_size, int check):
-    """(flat index of the first value that fails ``check`` in the kernel's dtype or -1, sum)."""
+    """(flat index of the first value that fails ``check`` in the kernel's dtype or -1, total).
+
+    The total is the sum where weights are checked, 0 otherwise.
+    """
     cdef float buffer_32[BLOCK]
     cdef double buffer_64[BLOCK]
     cdef double total = 0
@@ -414,7 +417,7 @@ cdef class Engine:
         cdef Py_ssize_t row, column, i
         cdef Py_ssize_t outputs = layer_sizes[len(layer_sizes) - 1]
         cdef Py_ssize_t rows = capacity if capacity > 0 else threads * INFERENCE_ROWS
-        cdef Py_ssize_t matrix, levels, scratch
+        cdef Py_ssize_t matrix, levels, scratch, tall
         cdef int l, count
         cdef Layer* layer
         cdef void* before
@@ -455,8 +458,8 @@ cdef class Engine:
         plan.row_loss = <double*> self.allocate(rows, sizeof(double))
         plan.row_weight = <double*> self.allocate(rows, sizeof(double))
         plan.pos_weight = self.allocate(outputs, item_size)
-        levels = 2
-        while CHAIN << (levels - 1) < rows:
+        levels = 3
+        while CHAIN << (levels - 2) < rows:
             levels += 1
         scratch = max(ITEM_SIZE * levels, 6 * self.block_rows(1, rows) * outputs)
         plan.members = <bcn_member*> self.allocate(threads, sizeof(bcn_member))
@@ -467,17 +470,19 @@ cdef class Engine:
             return
         for l in range(count):
             layer = &plan.layers[l]
-            plan.n_items += ((layer.fan_in + ITEM_ROWS) // ITEM_ROWS
+            tall = NARROW_ROWS if layer.fan_out <= NARROW else ITEM_ROWS
+            plan.n_items += ((layer.fan_in + tall) // tall
                              * ((padded(layer.fan_out) + ITEM_COLUMNS - 1) // ITEM_COLUMNS))
         plan.items = <Item*> self.allocate(plan.n_items, sizeof(Item))
         i = 0
         for l in range(count):
             layer = &plan.layers[l]
-            for row in range(0, layer.fan_in + 1, ITEM_ROWS):
+            tall = NARROW_ROWS if layer.fan_out <= NARROW else ITEM_ROWS
+            for row in range(0, layer.fan_in + 1, tall):
                 for column in range(0, padded(layer.fan_out), ITEM_COLUMNS):
                     plan.items[i].layer = l
                     plan.items[i].row = row
-                    plan.items[i].rows = min(<Py_ssize_t> ITEM_ROWS, layer.fan_in + 1 - row)
+                    plan.items[i].rows = min(tall, layer.fan_in + 1 - row)
                     plan.items[i].column = column
                     plan.items[i].columns = min(<Py_ssize_t> ITEM_COLUMNS,
                                                 padded(layer.fan_out) - column)
@@ -519,7 +524,7 @@ cdef class Engine:
         for l in range(self.plan.n_layers):
             width += 2 * self.plan.layers[l].ld_a
         # 384 KB: a third of the smallest second-level cache in use, 1 MB, beside the weights.
-        most = max(<Py_ssize_t> 24, min(<Py_ssize_t> 192,
+        most = max(<Py_ssize_t> 24, min(<Py_ssize_t> 256,
                                         393216 // (width * self.plan.item_size)))
         share = (rows + threads - 1) // threads
         share = (share + (share + most - 1) // most - 1) // ((share + most - 1) // most)

@@ -40,6 +40,7 @@ def roc_auc_score(y: Any, score: Any, *, sample_weight: Any = None) -> float:
     Raises:
         ValueError: shapes that differ, a target other than 0 and 1, a NaN, a bad weight, or only
             one class (of positive weight).
+        TypeError: an argument does not hold numbers.
 
     >>> roc_auc_score([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8])
     0.75
@@ -267,9 +268,9 @@ def _checked_probability(
 
 def _numbers(name: str, values: Any, n_rows: int | None = None) -> np.ndarray:
     """A 1-D float64 array, of ``n_rows`` values if that is given."""
-    array = np.asarray(values)
-    if array.ndim != 1 or array.dtype.kind not in "biuf":
-        raise ValueError(f"{name} must be a 1-D array of numbers; got {checks.describe(array)}")
+    array = checks.real_array(name, values)
+    if array.ndim != 1:
+        raise ValueError(f"{name} must be 1-D; got {checks.describe(array)}")
     if n_rows is not None and len(array) != n_rows:
         raise ValueError(f"{name} must have one value a row, {n_rows}; got {len(array)}")
     return array.astype(np.float64)

@@ -1,0 +1,53 @@
+"""What a cell means: a number, a text, or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+MISSING_VALUES = ("", "?", "NA", "N/A", "NaN", "nan", "null", "NULL")
+"""Texts that stand for a missing value, in this spelling, once surrounding blanks are gone."""
+
+
+def parse_numbers(texts: Sequence[str]) -> np.ndarray | None:
+    """The texts as float64 numbers, or None if any of them is not a number.
+
+    A number is what Python's ``float`` reads from ASCII characters without underscores: an
+    integer, a decimal or an exponent form, ``inf`` and ``nan`` in any case. What is too large for
+    float64 becomes infinite, as in ``float``; callers decide what that means.
+
+    >>> parse_numbers(["1", "-2.5e-1", "1e400"])
+    array([ 1.  , -0.25,   inf])
+    >>> parse_numbers(["1", "2_000"]) is None
+    True
+    """
+    try:
+        values = np.fromiter(map(float, texts), np.float64, len(texts))
+    except ValueError:
+        return None
+    joined = "".join(texts)
+    return None if "_" in joined or not joined.isascii() else values
+
+
+def distinct_values(column: np.ndarray) -> tuple[list[Any], np.ndarray]:
+    """The distinct values of a column of objects in order of appearance, and each row's place.
+
+    Args:
+        column: object array of shape (n,) of hashable values; equal values (1, 1.0, True) are one.
+
+    Returns:
+        ``(values, codes)`` with ``values[codes[i]] == column[i]``; codes are intp of shape (n,).
+
+    Raises:
+        TypeError: a value is not hashable (a list, an array).
+
+    >>> values, codes = distinct_values(np.array(["b", "a", "b"], dtype=object))
+    >>> values, codes
+    (['b', 'a'], array([0, 1, 0]))
+    """
+    cells = column.tolist()
+    values = list(dict.fromkeys(cells))
+    places = {value: place for place, value in enumerate(values)}
+    return values, np.fromiter(map(places.__getitem__, cells), np.intp, len(cells))

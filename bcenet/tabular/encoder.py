@@ -1,0 +1,288 @@
+"""The encoder of tables: which column is what, fitted once, applied to any later table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bcenet import checks
+from bcenet.data.arrays import as_table
+from bcenet.data.values import MISSING_VALUES
+from bcenet.tabular.categorical import CategoricalColumn, default_min_frequency
+from bcenet.tabular.cells import is_numeric_column, numbers_of, texts_of
+from bcenet.tabular.numeric import ENCODINGS, NumericColumn, default_n_bins
+from bcenet.tabular.state import check_keys, check_texts, columns_from_state, columns_to_state
+
+_STATE_VERSION = 1
+
+
+class TabularEncoder:
+    """Turns the columns of a table into the float32 features that a network takes.
+
+    A column is numeric if all its values present are numbers, else categorical. Constant columns
+    are dropped. Numeric columns are scaled robustly (``u / sqrt(1 + (u/3)^2)`` with
+    ``u = (x - median) / (third quartile - first quartile)``, or half the range where the quartiles
+    coincide), or encoded piecewise linearly over quantile bins, or both. A missing number counts as
+    the median, with an indicator beside it if there were missing ones in the rows of ``fit``.
+    Categories are one-hot, with one feature for all rare and unknown ones if there were rare ones
+    in the rows of ``fit`` (without, an unknown category has no 1), and one for missing values if
+    there were any.
+
+    Args:
+        numeric: columns that are numeric, whatever they look like.
+        categorical: columns that are categorical, such as codes written as numbers.
+        numeric_encoding: "scaled", "bins" or "both".
+        n_bins: most bins of a numeric column; None for the cube root of its number of values, at
+            most 64, and at most 1024 for all columns together.
+        min_frequency: rows of ``fit`` below which a category is rare; None for one row in a
+            hundred, at most 10.
+        max_categories: most categories of a column that have a feature of their own.
+        missing_values: texts that stand for a missing value.
+
+    Attributes (of a fitted encoder):
+        columns: the names of the columns it needs, in order.
+        numeric_columns, categorical_columns: the same, by type.
+        dropped_columns: names of the columns that were constant.
+        feature_names_out: one name for each feature.
+        n_features_out: their number.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type or is out of its bounds.
+
+    >>> table = {"age": ["39", "50", "?", "28"], "sex": ["F", "M", "M", "F"]}
+    >>> encoder = TabularEncoder(numeric_encoding="scaled").fit(table)
+    >>> encoder.feature_names_out
+    ['age', 'age is missing', 'sex=F', 'sex=M']
+    >>> encoder.transform({"sex": ["M"], "age": [39]})
+    array([[0., 0., 0., 1.]], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        *,
+        numeric: Sequence[str] = (),
+        categorical: Sequence[str] = (),
+        numeric_encoding: str = "both",
+        n_bins: int | None = None,
+        min_frequency: int | None = None,
+        max_categories: int = 64,
+        missing_values: Sequence[str] = MISSING_VALUES,
+    ) -> None:
+        self.numeric = _names("numeric", numeric)
+        self.categorical = _names("categorical", categorical)
+        both = sorted(set(self.numeric) & set(self.categorical))
+        if both:
+            raise ValueError(
+                f"numeric and categorical must not share a column; both name {both[0]!r}"
+            )
+        self.numeric_encoding = checks.choice("numeric_encoding", numeric_encoding, ENCODINGS)
+        self.n_bins = None if n_bins is None else checks.integer("n_bins", n_bins, 1, 4096)
+        self.min_frequency = (
+            None if min_frequency is None else checks.integer("min_frequency", min_frequency, 1)
+        )
+        self.max_categories = checks.integer("max_categories", max_categories, 1)
+        self.missing_values = _names("missing_values", missing_values)
+        self.dropped_columns: tuple[str, ...] = ()
+        self._columns: tuple[NumericColumn | CategoricalColumn, ...] = ()
+
+    def __repr__(self) -> str:
+        options = ", ".join(f"{key}={value!r}" for key, value in self._options().items())
+        return f"TabularEncoder({options})"
+
+    def fit(self, table: Any) -> TabularEncoder:
+        """Learn types, medians, quantiles and categories from the rows of ``table``.
+
+        Args:
+            table: what ``bcenet.data.as_table`` takes, of n > 0 rows, without the target.
+
+        Returns:
+            The encoder itself.
+
+        Raises:
+            ValueError: no rows, a column named in ``numeric`` or ``categorical`` is not there, a
+                numeric column holds a text or an infinity, or all columns are constant.
+            TypeError: a cell is neither number nor text.
+        """
+        columns = as_table(table)
+        if not columns or not len(next(iter(columns.values()))):
+            raise ValueError("table must have at least one column and one row to fit")
+        _require("named in numeric or categorical", [*self.numeric, *self.categorical], columns)
+        n_rows = len(next(iter(columns.values())))
+        min_frequency = self.min_frequency or default_min_frequency(n_rows)
+        missing_values = frozenset(self.missing_values)
+        numeric = set(self.numeric)
+        for name, cells in columns.items():
+            settled = name in numeric or name in self.categorical
+            if not settled and is_numeric_column(name, cells, missing_values):
+                numeric.add(name)
+        fitted: list[NumericColumn | CategoricalColumn] = []
+        dropped = []
+        for name, cells in columns.items():
+            column: NumericColumn | CategoricalColumn | None
+            if name in numeric:
+                values = numbers_of(name, cells, missing_values)
+                n_present = int(np.count_nonzero(~np.isnan(values)))
+                n_bins = self.n_bins or default_n_bins(n_present, len(numeric))
+                column = NumericColumn.fit(name, values, self.numeric_encoding, n_bins)
+            else:
+                texts, codes = texts_of(name, cells, missing_values)
+                column = CategoricalColumn.fit(
+                    name, texts, codes, min_frequency, self.max_categories
+                )
+            if column is None:
+                dropped.append(name)
+            else:
+                fitted.append(column)
+        if not fitted:
+            raise ValueError("table must have a column that is not constant; got none")
+        self._columns, self.dropped_columns = tuple(fitted), tuple(dropped)
+        return self
+
+    def transform(self, table: Any) -> np.ndarray:
+        """The features of the rows of ``table``.
+
+        Args:
+            table: what ``bcenet.data.as_table`` takes; the fitted columns in any order, and any
+                others, which are not looked at.
+
+        Returns:
+            float32 array of shape (n, n_features_out).
+
+        Raises:
+            ValueError: the encoder is not fitted, a column is not there, or a numeric column holds
+                a text or an infinity; the message names column, row and value.
+            TypeError: a cell is neither number nor text.
+        """
+        names = self.columns
+        columns = as_table(table)
+        _require("that the encoder needs", names, columns)
+        missing_values = frozenset(self.missing_values)
+        n_rows = len(columns[names[0]])
+        features = np.zeros((n_rows, self.n_features_out), dtype=np.float32)
+        start = 0
+        for column in self._columns:
+            stop = start + column.n_features
+            cells, out = columns[column.name], features[:, start:stop]
+            if isinstance(column, NumericColumn):
+                column.encode(numbers_of(column.name, cells, missing_values), out)
+            else:
+                column.encode(*texts_of(column.name, cells, missing_values), out)
+            start = stop
+        return features
+
+    def fit_transform(self, table: Any) -> np.ndarray:
+        """``fit(table).transform(table)``; the same arguments, result and errors."""
+        columns = as_table(table)
+        return self.fit(columns).transform(columns)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self._fitted())
+
+    @property
+    def numeric_columns(self) -> tuple[str, ...]:
+        return tuple(c.name for c in self._fitted() if isinstance(c, NumericColumn))
+
+    @property
+    def categorical_columns(self) -> tuple[str, ...]:
+        return tuple(c.name for c in self._fitted() if isinstance(c, CategoricalColumn))
+
+    @property
+    def feature_names_out(self) -> list[str]:
+        return [name for column in self._fitted() for name in column.feature_names]
+
+    @property
+    def n_features_out(self) -> int:
+        return sum(column.n_features for column in self._fitted())
+
+    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """All that ``transform`` needs, as a JSON-able dict and named float64 and int64 arrays.
+
+        Raises:
+            ValueError: the encoder is not fitted.
+
+        >>> encoder = TabularEncoder().fit({"x": [1.0, 2.0, 4.0]})
+        >>> config, arrays = encoder.state()
+        >>> sorted(arrays)
+        ['center', 'edges', 'n_edges', 'scale']
+        >>> twin = TabularEncoder.from_state(config, arrays)
+        >>> bool((twin.transform({"x": [3.0]}) == encoder.transform({"x": [3.0]})).all())
+        True
+        """
+        entries, arrays = columns_to_state(self._fitted())
+        config = {
+            "version": _STATE_VERSION,
+            "options": self._options(),
+            "columns": entries,
+            "dropped_columns": list(self.dropped_columns),
+        }
+        return config, arrays
+
+    @classmethod
+    def from_state(
+        cls, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+    ) -> TabularEncoder:
+        """The fitted encoder that ``state`` described; both parts may come from anywhere.
+
+        Raises:
+            ValueError: anything is not exactly as ``state`` would have written it.
+        """
+        check_keys("config", config, {"version", "options", "columns", "dropped_columns"})
+        if type(config["version"]) is not int or config["version"] != _STATE_VERSION:
+            raise ValueError(
+                f"config['version'] must be {_STATE_VERSION}; "
+                f"got {checks.describe(config['version'])}"
+            )
+        options = config["options"]
+        check_keys("config['options']", options, set(cls()._options()))
+        try:
+            encoder = cls(**options)
+        except TypeError as error:
+            raise ValueError(f"config['options']: {error}") from None
+        if encoder._options() != dict(options):
+            raise ValueError("config['options'] must be as state() writes them")
+        encoder._columns = columns_from_state(config["columns"], arrays)
+        encoder.dropped_columns = check_texts(
+            "config['dropped_columns']", config["dropped_columns"]
+        )
+        names = [*encoder.columns, *encoder.dropped_columns]
+        if len(set(names)) < len(names):
+            raise ValueError("config must name each column once")
+        return encoder
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            "numeric": list(self.numeric),
+            "categorical": list(self.categorical),
+            "numeric_encoding": self.numeric_encoding,
+            "n_bins": self.n_bins,
+            "min_frequency": self.min_frequency,
+            "max_categories": self.max_categories,
+            "missing_values": list(self.missing_values),
+        }
+
+    def _fitted(self) -> tuple[NumericColumn | CategoricalColumn, ...]:
+        if not self._columns:
+            raise ValueError("this TabularEncoder must be fitted first; call fit with a table")
+        return self._columns
+
+
+def _names(argument: str, names: Any) -> tuple[str, ...]:
+    """Texts as a tuple; a single text is refused, for it is a sequence of letters."""
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise TypeError(f"{argument} must be a sequence of text; got {checks.describe(names)}")
+    names = tuple(names)
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"{argument} must hold text; got {checks.describe(name)}")
+    return names
+
+
+def _require(which: str, names: Sequence[str], columns: Mapping[str, np.ndarray]) -> None:
+    absent = [name for name in names if name not in columns]
+    if absent:
+        raise ValueError(
+            f"table must have every column {which}; missing: {', '.join(map(repr, absent))}"
+        )

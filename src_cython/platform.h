@@ -124,20 +124,22 @@ static inline void bcn_pause(void)
  * processor between items holds nobody up. A phase ends when its items are done, which makes it
  * a barrier for the data.
  *
- * `ticket` is (phase number << 34 | kind << 32 | items not yet taken). An item is taken by a
- * compare-and-swap of the whole word, so nobody can take an item of a phase that has ended.
+ * `ticket` is (kind << 62 | last << 31 | first): the items first to last - 1 are not yet taken. An
+ * item is taken by a compare-and-swap of the whole word, so nobody can take an item of a phase that
+ * has ended. Even threads take from the end and odd ones from the start: neighbours share data, and
+ * a thread that stays among neighbours fetches less of it from another core.
  *
  * When the leader waits long for an item that a helper holds (the helper lost its processor),
  * the team closes: the leader works alone for a time that doubles with each such wait.
  * The helpers take no signals.
  */
 typedef struct bcn_team {
-    int64_t ticket;
+    uint64_t ticket;
     int64_t done;           /* items of this phase */
     int64_t sleepers;
     int64_t closed;         /* helpers take nothing while it is 1 */
     int64_t stop;
-    char padding[24];
+    char padding[24];       /* what follows changes rarely: another cache line */
     int64_t reopen;         /* when, in ns */
     int64_t closed_for;     /* ns, the last time */
     int helpers;
@@ -157,15 +159,23 @@ typedef struct bcn_member { bcn_team *team; int index; pthread_t thread; } bcn_m
 #define bcn_first_closing 20000000  /* ns */
 #define bcn_last_closing 1000000000
 
-/* Take an item: its number, and its kind in *kind; -1 if there is none. */
-static inline int64_t bcn_take(bcn_team *team, int *kind)
+#define bcn_items ((uint64_t)0x7FFFFFFF)  /* the most items of a phase, and the mask for one end */
+
+static inline int bcn_left(uint64_t ticket)
 {
-    int64_t ticket = __atomic_load_n(&team->ticket, __ATOMIC_ACQUIRE);
-    while (ticket & 0xFFFFFFFF) {
-        if (__atomic_compare_exchange_n(&team->ticket, &ticket, ticket - 1, 0,
-                                        __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
-            *kind = (int)(ticket >> 32 & 3);
-            return (ticket & 0xFFFFFFFF) - 1;
+    return (ticket >> 31 & bcn_items) != (ticket & bcn_items);
+}
+
+/* Take an item: its number, and its kind in *kind; -1 if there is none. */
+static inline int64_t bcn_take(bcn_team *team, int *kind, int from_start)
+{
+    uint64_t ticket = __atomic_load_n(&team->ticket, __ATOMIC_ACQUIRE);
+    while (bcn_left(ticket)) {
+        uint64_t next = from_start ? ticket + 1 : ticket - (bcn_items + 1);
+        if (__atomic_compare_exchange_n(&team->ticket, &ticket, next, 0, __ATOMIC_ACQ_REL,
+                                        __ATOMIC_ACQUIRE)) {
+            *kind = (int)(ticket >> 62);
+            return from_start ? ticket & bcn_items : (ticket >> 31 & bcn_items) - 1;
         }
     }
     return -1;
@@ -174,7 +184,7 @@ static inline int64_t bcn_take(bcn_team *team, int *kind)
 static inline int bcn_has_work(bcn_team *team)
 {
     return !__atomic_load_n(&team->closed, __ATOMIC_RELAXED)
-        && (__atomic_load_n(&team->ticket, __ATOMIC_SEQ_CST) & 0xFFFFFFFF);
+        && bcn_left(__atomic_load_n(&team->ticket, __ATOMIC_SEQ_CST));
 }
 
 static void *bcn_helper(void *argument)
@@ -199,7 +209,7 @@ static void *bcn_helper(void *argument)
         }
         if (__atomic_load_n(&team->stop, __ATOMIC_ACQUIRE)) return NULL;
         while (bcn_has_work(team)) {
-            int64_t item = bcn_take(team, &kind);
+            int64_t item = bcn_take(team, &kind, member->index & 1);
             if (item < 0) break;
             team->work(team->context, kind, item, member->index);
             __atomic_add_fetch(&team->done, 1, __ATOMIC_RELEASE);
@@ -243,7 +253,6 @@ static inline void bcn_wake(bcn_team *team)
 static inline void bcn_team_phase(bcn_team *team, int kind, int64_t count)
 {
     int64_t item, begun, worked, waited, mine = 0;
-    int64_t phase = (team->ticket >> 34) + 1;
     int shared;
     if (team->helpers == 0) {
         for (item = count - 1; item >= 0; item--) team->work(team->context, kind, item, 0);
@@ -253,10 +262,10 @@ static inline void bcn_team_phase(bcn_team *team, int kind, int64_t count)
     if (team->closed && begun > team->reopen) bcn_store(&team->closed, 0);
     shared = !team->closed && count > 1;
     __atomic_store_n(&team->done, 0, __ATOMIC_RELAXED);
-    __atomic_store_n(&team->ticket, phase << 34 | (int64_t)kind << 32 | count,
+    __atomic_store_n(&team->ticket, (uint64_t)kind << 62 | (uint64_t)count << 31,
                      __ATOMIC_SEQ_CST);
     if (shared) bcn_wake(team);
-    while ((item = bcn_take(team, &kind)) >= 0) {
+    while ((item = bcn_take(team, &kind, 0)) >= 0) {
         team->work(team->context, kind, item, 0);
         mine++;
     }

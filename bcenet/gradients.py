@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bcenet import checks, kernels, losses, threads
+from bcenet.parameters import split
 from bcenet.records import Record
 
 if TYPE_CHECKING:
@@ -193,8 +194,6 @@ def loss_gradient(
         >>> round(loss, 6), gradient.coefs[0].tolist(), gradient.intercepts[0].tolist()
         (0.693147, [[-0.5]], [0.0])
     """
-    from bcenet.network import split
-
     rows = network.check_rows(X)
     n = rows.shape[0]
     if n == 0:
@@ -302,8 +301,6 @@ def check_gradient(
         >>> [layer.passed for layer in bcenet.check_gradient(net, X, y, wrong).layers]
         [True, False]
     """
-    from bcenet.network import Network
-
     rows = network.check_rows(X)
     targets = network.check_targets(y, rows.shape[0])
     if gradients is None:
@@ -315,7 +312,7 @@ def check_gradient(
     else:
         pairs = gradients
     given = _oriented(network, pairs, orientation)
-    exact = Network.from_config(
+    exact = type(network).from_config(
         {**network.config(), "dtype": "float64"}, network.parameters.astype(np.float64)
     )
     single = any(array.dtype.itemsize < 8 for pair in given for array in pair)

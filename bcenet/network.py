@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from itertools import pairwise
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bcenet import checks, gradients, initializers, kernels, threads
+from bcenet import parameters as parameters_
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -108,8 +108,7 @@ class Network:
             self.dtype = np.dtype(object)
         if self.dtype not in (np.float32, np.float64) or not self.dtype.isnative:
             raise ValueError(f"dtype must be 'float32' or 'float64'; got {checks.describe(dtype)}")
-        pairs = list(pairwise(self.layer_sizes))
-        count = sum((fan_in + 1) * fan_out for fan_in, fan_out in pairs)
+        count = parameters_.count(self.layer_sizes)
         try:
             if count * self.dtype.itemsize >= 2**47:
                 raise MemoryError
@@ -123,7 +122,7 @@ class Network:
         self._make_views()
 
     def _make_views(self) -> None:
-        self.coefs, self.intercepts = split(self.parameters, self.layer_sizes)
+        self.coefs, self.intercepts = parameters_.split(self.parameters, self.layer_sizes)
         self._fitting = kernels.exclusive("network")
 
     def __getstate__(self) -> dict[str, Any]:
@@ -164,7 +163,7 @@ class Network:
         if not isinstance(config["layer_sizes"], list):
             raise TypeError("layer_sizes must be a list of integers")
         sizes = _layer_sizes(config["layer_sizes"])
-        count = sum((i + 1) * o for i, o in pairwise(sizes))
+        count = parameters_.count(sizes)
         if parameters.shape != (count,) or parameters.dtype.name != config["dtype"]:
             raise ValueError(
                 f"parameters must have shape ({count},) and dtype {config['dtype']}; "
@@ -281,17 +280,3 @@ class Network:
         from bcenet.model import save_network
 
         save_network(path, self)
-
-
-def split(
-    flat: np.ndarray, layer_sizes: tuple[int, ...]
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Views of a flat array W1, b1, W2, b2, …: ([W (fan_in, fan_out)], [b (fan_out,)])."""
-    coefs, intercepts = [], []
-    start = 0
-    for fan_in, fan_out in pairwise(layer_sizes):
-        middle = start + math.prod((fan_in, fan_out))
-        coefs.append(flat[start:middle].reshape(fan_in, fan_out))
-        intercepts.append(flat[middle : middle + fan_out])
-        start = middle + fan_out
-    return coefs, intercepts

@@ -103,7 +103,8 @@ def fit(
         batch_size: rows of a step, capped at n. epochs: passes over the rows.
         sample_weight: (n,) or y's shape, not negative. pos_weight: of the positive terms, a
             number or (k,). label_smoothing: e in [0, 1]; targets become t (1 - e) + e / 2.
-        validation_data: (X, y) or (X, y, sample_weight): its loss is measured every epoch.
+        validation_data: (X, y) or (X, y, sample_weight): its loss is measured every epoch, with
+            ``pos_weight`` and without smoothing.
         callbacks: objects or callables: see `bcenet.callbacks`. True from on_epoch_end stops.
         shuffle: take the rows in the order of `bcenet.training.row_order`, else as they lie.
         n_threads: None chooses from the work, the affinity mask and the CPU quota.

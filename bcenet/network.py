@@ -160,8 +160,9 @@ class Network:
                 "config must have the keys layer_sizes, activations and dtype; "
                 f"got {sorted(map(str, config))}"
             )
-        if not isinstance(config["layer_sizes"], list):
-            raise TypeError("layer_sizes must be a list of integers")
+        for name in ("layer_sizes", "activations"):
+            if not isinstance(config[name], list):
+                raise TypeError(f"{name} must be a list; got {checks.describe(config[name])}")
         sizes = _layer_sizes(config["layer_sizes"])
         count = parameters_.count(sizes)
         if parameters.shape != (count,) or parameters.dtype.name != config["dtype"]:

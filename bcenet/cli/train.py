@@ -1,0 +1,420 @@
+"""``bcenet train``: from a table to a model file, with an honest measurement on held-out rows."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import io
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bcenet.cli import arguments
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from bcenet.callbacks import State
+    from bcenet.network import Network
+    from bcenet.optimizers import Optimizer
+    from bcenet.tabular import TabularEncoder
+
+_ADAMW_DECAY = 0.3
+
+
+def add_parser(commands: Any) -> argparse.ArgumentParser:
+    """Add the subcommand to the parser's ``commands`` and return its parser."""
+    parser = commands.add_parser(
+        "train",
+        help="train a network on a table and save the model",
+        description="Train a network on the rows of DATA, measure it on rows that were held out, "
+        "and save the model. The weights kept are those of the epoch with the smallest loss on "
+        "the held-out rows.",
+    )
+    arguments.add_data(parser, "every column but the target is an input")
+    parser.add_argument("--target", required=True, metavar="COL", help="column to predict")
+    parser.add_argument(
+        "--positive",
+        metavar="LABEL",
+        help="label whose probability is predicted (default: 1, true, yes or positive, "
+        "else the second in sorted order)",
+    )
+    parser.add_argument(
+        "--model", metavar="OUT", help="model file to write (default: DATA.bcenet, beside DATA)"
+    )
+
+    network = parser.add_argument_group("network")
+    network.add_argument(
+        "--hidden",
+        type=arguments.layers,
+        default=[64, 32],
+        metavar="N,N",
+        help='sizes of the hidden layers, or "none" for logistic regression (default: 64,32)',
+    )
+    network.add_argument(
+        "--activation",
+        type=arguments.names,
+        default=["silu"],
+        metavar="NAME",
+        help="activation of the hidden layers, one for all or one each (default: silu)",
+    )
+    network.add_argument(
+        "--dtype",
+        type=arguments.choice("float32", "float64"),
+        default="float32",
+        metavar="NAME",
+        help="float32 or float64 (default: float32)",
+    )
+
+    training = parser.add_argument_group("training")
+    training.add_argument(
+        "--epochs",
+        type=arguments.integer(1),
+        metavar="N",
+        help="most passes over the rows (default: 200, or 20 where no rows are held out)",
+    )
+    training.add_argument(
+        "--patience",
+        type=arguments.integer(1),
+        default=10,
+        metavar="N",
+        help="stop after so many epochs without a smaller held-out loss (default: 10)",
+    )
+    training.add_argument(
+        "--batch-size",
+        type=arguments.integer(1),
+        metavar="N",
+        help="rows of a step (default: a fortieth of the rows, but 32 to 200)",
+    )
+    training.add_argument(
+        "--optimizer",
+        type=arguments.choice("adam", "adamw", "rmsprop", "sgd"),
+        default="adamw",
+        metavar="NAME",
+        help="adam, adamw, rmsprop or sgd (default: adamw)",
+    )
+    training.add_argument(
+        "--learning-rate",
+        type=arguments.number("a number above 0", 0.0, math.inf, open_minimum=True),
+        metavar="X",
+        help="(default: 0.01 with sgd, 0.001 with the others)",
+    )
+    training.add_argument(
+        "--weight-decay",
+        type=arguments.number("a number of at least 0", 0.0, math.inf),
+        metavar="X",
+        help="decoupled weight decay (default: 0.3 with adamw, 0 with sgd; the others have none)",
+    )
+    held_out = training.add_mutually_exclusive_group()
+    held_out.add_argument(
+        "--validation",
+        type=arguments.number("a number from 0 to below 1", 0.0, 1.0, open_maximum=True),
+        default=0.2,
+        metavar="P",
+        help="part of each label's rows to hold out, or 0 for none (default: 0.2)",
+    )
+    held_out.add_argument(
+        "--validation-data", metavar="FILE", help="table with the rows to measure on instead"
+    )
+    training.add_argument(
+        "--seed",
+        type=arguments.integer(0),
+        default=0,
+        metavar="N",
+        help="of the first weights, the held-out rows and the shuffling (default: 0)",
+    )
+    arguments.add_threads(training)
+    arguments.add_threshold(training, "0.5")
+
+    columns = parser.add_argument_group("columns")
+    for option, remark in [
+        ("--numeric", "columns to take as numbers"),
+        ("--categorical", "columns to take as categories"),
+        ("--drop", "columns not to use"),
+    ]:
+        columns.add_argument(
+            option, type=arguments.names, default=[], metavar="COL,COL", help=remark
+        )
+
+    arguments.add_json(parser)
+    parser.add_argument("--quiet", action="store_true", help="no progress, only the result")
+    return parser
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train as the options say."""
+    import bcenet
+    from bcenet.cli import report, signals
+    from bcenet.model import Model
+
+    path = _model_path(options)
+    optimizer = _optimizer(options)
+    data = _read(options)
+    network = bcenet.Network(
+        [data.encoder.n_features_out, *options.hidden, 1],
+        options.activation[0] if len(options.activation) == 1 else options.activation,
+        dtype=options.dtype,
+        random_state=options.seed,
+    )
+    rows, held_out_rows = len(data.y), len(data.y_held_out)
+    validation = (data.X_held_out, data.y_held_out) if held_out_rows else None
+    batch_size = options.batch_size or min(max(rows // 40, 32), 200)
+    if not options.quiet:
+        _describe(options.target, data, network)
+    best = _BestWeights(options.patience)
+    begun = time.monotonic()
+    with _progress(options.quiet) as show:
+        history = bcenet.fit(
+            network,
+            data.X,
+            data.y,
+            optimizer=optimizer,
+            batch_size=batch_size,
+            epochs=options.epochs or (200 if validation else 20),
+            validation_data=validation,
+            callbacks=[best, show],
+            n_threads=options.threads,
+            random_state=options.seed,
+        )
+    seconds = time.monotonic() - begun
+    network.parameters[:] = best.parameters
+    model = Model(
+        data.encoder,
+        network,
+        data.labels,
+        threshold=0.5 if options.threshold is None else options.threshold,
+        target=options.target,
+        training={
+            "data": os.path.basename(options.data),
+            "rows": rows,
+            "held_out_rows": held_out_rows,
+            "optimizer": options.optimizer,
+            **optimizer.hyper(),
+            "batch_size": batch_size,
+            "epochs": len(history.loss),
+            "best_epoch": best.epoch,
+            "seed": options.seed,
+        },
+    )
+    signals.check()
+    model.save(path)
+    if not options.quiet:
+        _log(f"trained {len(history.loss)} epochs in {seconds:.1f} s; kept epoch {best.epoch}")
+        _log(f"wrote {path}")
+
+    measured_on = "held-out rows" if validation else "training rows"
+    X, y = validation or (data.X, data.y)
+    measures = report.measure(model, X, y, options.threads)
+    if not options.json:
+        report.print_measures(measures, model.labels, measured_on)
+        return
+    report.print_json(
+        {
+            "command": "train",
+            "model": path,
+            "target": model.target,
+            "labels": report.named_labels(model.labels),
+            "network": network.config(),
+            "parameters": network.parameters.size,
+            "training": model.training,
+            "seconds": seconds,
+            "history": {"loss": history.loss, "validation_loss": history.validation_loss},
+            "measured_on": measured_on,
+            "measures": measures,
+        }
+    )
+
+
+@dataclass(frozen=True)
+class _Data:
+    """What is learnt from and measured on: features (rows, n_features_out), targets (rows,)."""
+
+    labels: tuple[Any, Any]
+    encoder: TabularEncoder
+    X: np.ndarray
+    y: np.ndarray
+    X_held_out: np.ndarray
+    y_held_out: np.ndarray
+
+
+def _read(options: argparse.Namespace) -> _Data:
+    """Read the files and fit the encoder, on the training rows alone."""
+    from bcenet.cli import tables, targets
+
+    source = tables.source_name(options.data)
+    table = tables.read(options.data)
+    cells = targets.target_column(table, options.target, source)
+    labels = targets.choose_labels(cells, options.positive, options.target)
+    y = targets.to_targets(cells, labels, options.target, source)
+    inputs = _inputs(table, options, source)
+    held_out = _held_out(y, options)
+    encoder = _encoder(inputs, options)
+    X = encoder.fit_transform({name: column[~held_out] for name, column in inputs.items()})
+    if options.validation_data is None:
+        other = {name: column[held_out] for name, column in inputs.items()}
+        y_held_out = y[held_out]
+    else:
+        source = tables.source_name(options.validation_data)
+        other = tables.read(options.validation_data, [*encoder.columns, options.target])
+        cells = targets.target_column(other, options.target, source)
+        y_held_out = targets.to_targets(cells, labels, options.target, source)
+    X_held_out = tables.encode(encoder, other, source)
+    return _Data(labels, encoder, X, y[~held_out], X_held_out, y_held_out)
+
+
+def _model_path(options: argparse.Namespace) -> str:
+    """Where the model goes; an error now rather than after the training if it cannot."""
+    path = options.model
+    if path is None:
+        if options.data == "-":
+            raise ValueError("--model must be given when the table comes from standard input")
+        stem, suffix = os.path.splitext(options.data)
+        if suffix == ".gz":
+            stem, suffix = os.path.splitext(stem)
+        path = stem + ".bcenet"
+    arguments.refuse_overwriting("--model", path, options.data, options.validation_data)
+    folder = os.path.dirname(path) or "."
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder)
+    return path
+
+
+def _optimizer(options: argparse.Namespace) -> Optimizer:
+    from bcenet.optimizers import BY_NAME
+
+    given = {}
+    if options.learning_rate is not None:
+        given["learning_rate"] = options.learning_rate
+    if options.weight_decay is not None:
+        if options.optimizer not in ("adamw", "sgd"):
+            raise ValueError(
+                f"--weight-decay needs --optimizer adamw or sgd; got {options.optimizer}"
+            )
+        given["weight_decay"] = options.weight_decay
+    elif options.optimizer == "adamw":
+        given["weight_decay"] = _ADAMW_DECAY
+    return BY_NAME[options.optimizer](**given)
+
+
+def _inputs(
+    table: dict[str, np.ndarray], options: argparse.Namespace, source: str
+) -> dict[str, np.ndarray]:
+    """The columns to learn from, once every column that an option names is found."""
+    from bcenet.cli import tables
+
+    inputs = {name: column for name, column in table.items() if name != options.target}
+    tables.require_columns("--drop", options.drop, inputs, source)
+    inputs = {name: column for name, column in inputs.items() if name not in options.drop}
+    tables.require_columns("--numeric", options.numeric, inputs, source)
+    tables.require_columns("--categorical", options.categorical, inputs, source)
+    return inputs
+
+
+def _encoder(inputs: dict[str, np.ndarray], options: argparse.Namespace) -> TabularEncoder:
+    """An encoder whose column types hold for all rows.
+
+    What it learns comes from the training rows alone; but a column with a text in one held-out
+    row is no column of numbers.
+    """
+    from bcenet.data.values import MISSING_VALUES
+    from bcenet.tabular import TabularEncoder
+    from bcenet.tabular.cells import is_numeric_column, numbers_of
+
+    missing = frozenset(MISSING_VALUES)
+    categorical = list(options.categorical)
+    for name, column in inputs.items():
+        if name in options.numeric:
+            numbers_of(name, column, missing)  # an error, if need be, with the row in the file
+        elif name not in categorical and not is_numeric_column(name, column, missing):
+            categorical.append(name)
+    return TabularEncoder(numeric=options.numeric, categorical=categorical)
+
+
+def _held_out(y: np.ndarray, options: argparse.Namespace) -> np.ndarray:
+    """Which rows to hold out: the same part of the rows of each label; (n,), bool.
+
+    The rows of a label are shuffled by the seed and the first ones taken, at least one, so both
+    parts hold both labels.
+    """
+    import numpy as np
+
+    held_out = np.zeros(len(y), dtype=bool)
+    if options.validation_data is not None or options.validation == 0:
+        return held_out
+    rng = np.random.default_rng(options.seed)
+    for label in (0, 1):
+        rows = rng.permutation(np.flatnonzero(y == label))
+        if len(rows) < 2:
+            raise ValueError(
+                "each label must have at least 2 rows, to train on and to hold out "
+                "(--validation 0 holds out none); one has 1"
+            )
+        count = min(max(round(options.validation * len(rows)), 1), len(rows) - 1)
+        held_out[rows[:count]] = True
+    return held_out
+
+
+class _BestWeights:
+    """Callback: keeps the parameters of the best epoch, and stops when it lies far back.
+
+    Best is the smallest validation loss; without validation data it is the last epoch.
+    """
+
+    def __init__(self, patience: int) -> None:
+        self._patience = patience
+        self._loss = math.inf
+        self.epoch = 0
+        self.parameters: np.ndarray | None = None
+
+    def on_epoch_end(self, state: State) -> bool:
+        loss = state.validation_loss
+        if loss is None or loss < self._loss:
+            self._loss = math.inf if loss is None else loss
+            self.epoch = state.epoch
+            self.parameters = state.network.parameters.copy()
+        return state.epoch - self.epoch >= self._patience
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[State], None]]:
+    """A callback that tells of each epoch on standard error, where no progress bar does."""
+    from bcenet.callbacks import describe_losses, shows_progress
+
+    def line(state: State) -> None:
+        _log(f"epoch {state.epoch}/{state.epochs}: {describe_losses(state)}")
+
+    def nothing(state: State) -> None:
+        pass
+
+    if quiet:  # bcenet.fit shows its bar only where standard error is a terminal
+        with redirect_stderr(io.StringIO()):
+            yield nothing
+    else:
+        yield nothing if shows_progress() else line
+
+
+def _describe(target: str, data: _Data, network: Network) -> None:
+    """Say what is about to be trained."""
+    negative, positive = data.labels
+    rate = 100 * data.y.mean(dtype="float64")
+    encoder = data.encoder
+    kinds = {
+        "numeric": encoder.numeric_columns,
+        "categorical": encoder.categorical_columns,
+        "constant and dropped": encoder.dropped_columns,
+    }
+    sizes = "-".join(map(str, network.layer_sizes))
+    hidden = ", ".join(dict.fromkeys(network.activations[:-1])) or "no hidden layer"
+    _log(f"{len(data.y):,} training rows, {len(data.y_held_out):,} held out")
+    _log(f"{target}: {positive} is positive, {rate:.1f} %; {negative} is negative")
+    _log("columns: " + ", ".join(f"{len(names)} {kind}" for kind, names in kinds.items() if names))
+    _log(f"network: {sizes}, {hidden}, {network.parameters.size:,} parameters")
+
+
+def _log(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

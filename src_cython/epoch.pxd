@@ -7,6 +7,9 @@
 #   parameters  Threads take tiles of the weights. A tile of [a, 1]^T dz is summed over the batch,
 #               the optimizer is applied to it, and the transposed copy that the next backward
 #               pass reads is written with it.
+# Small networks on several threads move the gradient's sums into the rows phase: whoever has the
+# rows of a chain sums them for every parameter, and the parameters phase adds the chains. Far
+# fewer numbers then change from one core's cache to another's; their values are the same.
 # The staged step stores the gradient tiles, and updates in a third phase: for what
 # needs the whole gradient first. Both forms run the same tiles, so they give the same bits.
 #
@@ -47,10 +50,9 @@ cdef enum:
     ITEM_SIZE = 12 * 64
     NARROW = 4  # outputs of a layer whose gradient is computed transposed
     NARROW_ROWS = 48  # of its tiles, which are 16 columns wide: 48 * 16 = ITEM_SIZE
-    CHAIN = 1024  # rows that one chain of a weight gradient sums; chains merge in a tree
-    MAX_LEVELS = 54  # of that tree
     INFERENCE_ROWS = 64  # rows of a block in prediction and evaluation
     POLL_NANOSECONDS = 40000000  # between looks for signals
+    MOST_PARTIALS = 4  # chains of a batch whose gradients may be kept apart
     NO_LAYER = 1 << 30
     PREFETCH = 8  # rows that a gather looks ahead: shuffled rows lie anywhere in memory
 
@@ -60,11 +62,11 @@ cdef enum Stage:
     GRADIENT_ONLY  # no update
 
 cdef enum Kind:
-    # Kinds of phases. At most four: the team's ticket has two bits for them.
+    # Kinds of phases in training; inference has one kind. The team's ticket has two bits for it.
     ROWS
+    CHAINS  # rows, with their part of the gradient
     PARAMETERS
     UPDATES
-    INFERENCE
 
 cdef enum Status:
     DONE
@@ -84,6 +86,7 @@ cdef struct Layer:
     void* first  # optimizer state, or NULL
     void* second
     void* gradient
+    void* partial  # MOST_PARTIALS times (fan_in + 1, ld_w), or NULL
     void* wt
     void* input  # x, or a of the layer before
     void* a
@@ -134,6 +137,8 @@ cdef struct Job:
     Py_ssize_t last_batch
     double smoothing
     Stage stage
+    bint by_chains  # each chain's rows and gradient on one thread, else tiles over all rows
+    bint inference
     bint (*poll)(void* owner) noexcept nogil  # True: stop
     void* owner
     int64_t next_poll  # when to look for signals, in ns
@@ -270,40 +275,71 @@ cdef inline void backward(const Plan* plan, floating* scratch, Py_ssize_t row,
                 MULTIPLY)
 
 
-cdef inline void chain(floating* sums, floating* scratch, const Plan* plan, const Item* item,
-                       Py_ssize_t start, Py_ssize_t rows) noexcept nogil:
-    """A tile of [a, 1]^T dz over rows of the batch, one chain an element."""
+cdef inline Py_ssize_t chain_rows(Py_ssize_t rows) noexcept nogil:
+    """Rows that one chain of a weight gradient sums: of the batch's size alone.
+
+    Up to four chains of at least 96 rows, so that up to four threads can each sum their own;
+    never more than 1024 rows, because the error of a chain grows with its length. (Chains of 48
+    rows made one thread 3 % slower at batch 200, and two threads no faster.)
+    """
+    cdef Py_ssize_t chains = max(<Py_ssize_t> 1, min(<Py_ssize_t> 4, rows // 96))
+    return min(<Py_ssize_t> 1024, (rows + chains - 1) // chains)
+
+
+cdef inline void chain(floating* c, Py_ssize_t ldc, floating* scratch, const Plan* plan,
+                       const Item* item, Py_ssize_t start, Py_ssize_t rows) noexcept nogil:
+    """A tile of [a, 1]^T dz over ``rows`` rows of the batch, one chain an element."""
     cdef const Layer* layer = &plan.layers[item.layer]
     cdef const floating* a = <floating*> layer.input + start * layer.ld_in + item.row
     cdef const floating* dz = <floating*> layer.dz + start * layer.ld_a + item.column
     cdef Py_ssize_t width = padded(item.rows)
     cdef Py_ssize_t i, j
     if layer.fan_out > NARROW:
-        product(sums, item.columns, a, 1, layer.ld_in, dz, layer.ld_a, item.rows, rows,
-                item.columns, STORE)
+        product(c, ldc, a, 1, layer.ld_in, dz, layer.ld_a, item.rows, rows, item.columns, STORE)
         return
     # A few columns: their transpose dz^T [a, 1] fills the vectors, with the same bits.
     product(scratch, width, dz, 1, layer.ld_a, a, layer.ld_in, layer.fan_out, rows, width, STORE)
     for i in range(item.rows):
         for j in range(layer.fan_out):
-            sums[i * item.columns + j] = scratch[j * width + i]
+            c[i * ldc + j] = scratch[j * width + i]
         for j in range(layer.fan_out, item.columns):
-            sums[i * item.columns + j] = 0
+            c[i * ldc + j] = 0
 
 
-cdef inline void gradient_tile(floating* sums, const Plan* plan, const Item* item,
-                               Py_ssize_t rows, floating scale) noexcept nogil:
+cdef inline floating* partial_tile(const Plan* plan, const Item* item, Py_ssize_t index,
+                                   floating* unused) noexcept nogil:
+    """Where the tile lies in the partial gradient of one chain of the batch."""
+    cdef const Layer* layer = &plan.layers[item.layer]
+    return (<floating*> layer.partial + index * (layer.fan_in + 1) * layer.ld_w
+            + item.row * layer.ld_w + item.column)
+
+
+cdef inline void gradient_tile(floating* sums, const Job* job, const Item* item,
+                               floating scale) noexcept nogil:
     """A tile of [a, 1]^T dz over the batch, times ``scale``.
 
-    Chains end every CHAIN rows and merge as a binary counter carries: a fixed tree. ``sums``
-    holds one tile a level of it, and one more to work in; the result is the first.
+    Its chains are computed here, or were by whoever had their rows; they merge as a binary
+    counter carries: a fixed tree. ``sums`` holds one tile a level of it, and one more to work
+    in; the result is the first.
     """
+    cdef const Plan* plan = job.plan
+    cdef Py_ssize_t ld_w = plan.layers[item.layer].ld_w
     cdef Py_ssize_t size = item.rows * item.columns
-    cdef Py_ssize_t index, i, carries
+    cdef Py_ssize_t rows = chain_rows(job.batch_rows)
+    cdef Py_ssize_t index, i, j, carries
     cdef Py_ssize_t level = 0
-    for index in range((rows + CHAIN - 1) // CHAIN):
-        chain(sums + level * ITEM_SIZE, sums + (level + 1) * ITEM_SIZE, plan, item,
-              index * CHAIN, min(<Py_ssize_t> CHAIN, rows - index * CHAIN))
+    cdef floating* tile
+    cdef const floating* partial
+    for index in range((job.batch_rows + rows - 1) // rows):
+        tile = sums + level * ITEM_SIZE
+        if job.by_chains:
+            partial = partial_tile(plan, item, index, sums)
+            for i in range(item.rows):
+                for j in range(item.columns):
+                    tile[i * item.columns + j] = partial[i * ld_w + j]
+        else:
+            chain(tile, item.columns, tile + ITEM_SIZE, plan, item, index * rows,
+                  min(rows, job.batch_rows - index * rows))
         carries = index + 1
         while carries & 1 == 0:
             level -= 1
@@ -376,11 +412,10 @@ cdef inline bint poll(Job* job) noexcept nogil:
     return job.poll(job.owner)
 
 
-cdef inline void rows_item(Job* job, floating* scratch, int64_t block) noexcept nogil:
-    """One block of the batch's rows through all layers and back."""
+cdef inline void through_layers(Job* job, floating* scratch, Py_ssize_t row,
+                                Py_ssize_t count) noexcept nogil:
+    """Rows of the batch through all layers and back."""
     cdef const Plan* plan = job.plan
-    cdef Py_ssize_t row = block * job.block_rows
-    cdef Py_ssize_t count = min(job.block_rows, job.batch_rows - row)
     cdef Py_ssize_t position = job.batch * job.batch_size + row
     gather(job, <floating*> plan.layers[0].input, row, position, count)
     forward(plan, scratch, row, count)
@@ -390,11 +425,35 @@ cdef inline void rows_item(Job* job, floating* scratch, int64_t block) noexcept 
     backward(plan, scratch, row, count)
 
 
+cdef inline void rows_item(Job* job, floating* scratch, int64_t block) noexcept nogil:
+    """One block of the batch's rows."""
+    cdef Py_ssize_t row = block * job.block_rows
+    through_layers(job, scratch, row, min(job.block_rows, job.batch_rows - row))
+
+
+cdef inline void chain_item(Job* job, floating* scratch, int64_t index) noexcept nogil:
+    """The rows of one chain, in blocks, and their part of every gradient."""
+    cdef const Plan* plan = job.plan
+    cdef const Item* item
+    cdef Py_ssize_t rows = chain_rows(job.batch_rows)
+    cdef Py_ssize_t start = index * rows
+    cdef Py_ssize_t row = start
+    cdef Py_ssize_t i
+    rows = min(rows, job.batch_rows - start)
+    while row < start + rows:
+        through_layers(job, scratch, row, min(job.block_rows, start + rows - row))
+        row += job.block_rows
+    for i in range(plan.n_items):
+        item = &plan.items[i]
+        chain(partial_tile(plan, item, index, scratch), plan.layers[item.layer].ld_w, scratch,
+              plan, item, start, rows)
+
+
 cdef inline void parameters_item(Job* job, floating* scratch, int64_t index) noexcept nogil:
     """One tile of the gradient, and of the parameters where the step is plain."""
     cdef const Plan* plan = job.plan
     cdef const Item* item = &plan.items[index]
-    gradient_tile(scratch, plan, item, job.batch_rows, <floating> (1 / job.batch_weight))
+    gradient_tile(scratch, job, item, <floating> (1 / job.batch_weight))
     if job.stage != UPDATE_PLAIN:
         store_tile(plan, item, <const floating*> scratch)
     elif not update_tile(plan, item, <const floating*> scratch, item.columns, &job.step):
@@ -419,11 +478,12 @@ cdef inline void train(Job* job) noexcept nogil:
     finished.
     """
     cdef Plan* plan = job.plan
-    cdef Py_ssize_t blocks
+    cdef Py_ssize_t block
     for job.batch in range(job.first_batch, job.last_batch):
         job.batch_rows = min(job.batch_size, job.rows - job.batch * job.batch_size)
-        blocks = (job.batch_rows + job.block_rows - 1) // job.block_rows
-        bcn_team_phase(&job.team, ROWS, blocks)
+        block = chain_rows(job.batch_rows) if job.by_chains else job.block_rows
+        bcn_team_phase(&job.team, CHAINS if job.by_chains else ROWS,
+                       (job.batch_rows + block - 1) // block)
         if job.stop == DONE and poll(job):
             job.stop = INTERRUPTED
         if job.stop != DONE:
@@ -481,13 +541,15 @@ cdef inline void work(Job* job, floating* scratch, int kind, int64_t item,
     """One item of a phase, on any thread of the team."""
     if bcn_load(&job.stop) != DONE:
         return
-    if kind == ROWS:
+    if job.inference:
+        inference_item(job, scratch, item, thread)
+    elif kind == ROWS:
         rows_item(job, scratch, item)
+    elif kind == CHAINS:
+        chain_item(job, scratch, item)
     elif kind == PARAMETERS:
         parameters_item(job, scratch, item)
-    elif kind == UPDATES:
-        update_item(job, scratch, item)
     else:
-        inference_item(job, scratch, item, thread)
-    if thread == 0 and (kind == ROWS or kind == INFERENCE) and poll(job):
+        update_item(job, scratch, item)
+    if thread == 0 and kind <= CHAINS and poll(job):
         bcn_store(&job.stop, INTERRUPTED)

@@ -14,10 +14,11 @@ cimport activations
 cimport optimizers
 from affine cimport STORE, leading, padded, product
 from epoch cimport (
-    BAD_LOSS, BAD_PARAMETERS, CHAIN, DONE, GRADIENT_ONLY, INFERENCE, INFERENCE_ROWS, INTERRUPTED,
-    ITEM_COLUMNS, ITEM_ROWS, ITEM_SIZE, Item, Job, Layer, NARROW, NARROW_ROWS, NO_LAYER,
-    POLL_NANOSECONDS, Plan, Stage, UPDATE_PLAIN, UPDATE_STAGED, all_finite, bcn_member,
-    bcn_nanoseconds, bcn_team_phase, bcn_team_start, bcn_team_stop, train, work,
+    BAD_LOSS, BAD_PARAMETERS, DONE, GRADIENT_ONLY, INFERENCE_ROWS, INTERRUPTED,
+    ITEM_COLUMNS, ITEM_ROWS, ITEM_SIZE, Item, Job, Layer, MOST_PARTIALS, NARROW, NARROW_ROWS,
+    NO_LAYER, POLL_NANOSECONDS, Plan, Stage, UPDATE_PLAIN, UPDATE_STAGED, all_finite,
+    bcn_member, bcn_nanoseconds, bcn_team_phase, bcn_team_start, bcn_team_stop, chain_rows,
+    train, work,
 )
 from losses cimport bce, sigmoid, smooth_block, sum_block
 from random cimport philox, shuffle
@@ -459,7 +460,7 @@ cdef class Engine:
         plan.row_weight = <double*> self.allocate(rows, sizeof(double))
         plan.pos_weight = self.allocate(outputs, item_size)
         levels = 3
-        while CHAIN << (levels - 2) < rows:
+        while chain_rows(rows) << (levels - 2) < rows:
             levels += 1
         scratch = max(ITEM_SIZE * levels, 6 * self.block_rows(1, rows) * outputs)
         plan.members = <bcn_member*> self.allocate(threads, sizeof(bcn_member))
@@ -473,6 +474,11 @@ cdef class Engine:
             tall = NARROW_ROWS if layer.fan_out <= NARROW else ITEM_ROWS
             plan.n_items += ((layer.fan_in + tall) // tall
                              * ((padded(layer.fan_out) + ITEM_COLUMNS - 1) // ITEM_COLUMNS))
+        if threads > 1 and self.has_partials(rows):
+            for l in range(count):
+                layer = &plan.layers[l]
+                layer.partial = self.allocate(MOST_PARTIALS * (layer.fan_in + 1),
+                                              layer.ld_w * item_size)
         plan.items = <Item*> self.allocate(plan.n_items, sizeof(Item))
         i = 0
         for l in range(count):
@@ -515,6 +521,21 @@ cdef class Engine:
         for i in range(self.plan.n_blocks):
             free(self.plan.blocks[i])
         free(self.plan.blocks)
+
+    cdef bint has_partials(self, Py_ssize_t rows):
+        """Whether the gradients of a batch's chains are fewer numbers than its activations.
+
+        Both are written by one core and read by another; so are the latter's places when the
+        next batch overwrites them.
+        """
+        cdef Py_ssize_t parameters = 0
+        cdef Py_ssize_t width = self.plan.layers[0].ld_in
+        cdef Py_ssize_t chains = (rows + chain_rows(rows) - 1) // chain_rows(rows)
+        cdef int l
+        for l in range(self.plan.n_layers):
+            parameters += (self.plan.layers[l].fan_in + 1) * self.plan.layers[l].ld_w
+            width += 2 * self.plan.layers[l].ld_a
+        return 2 <= chains <= MOST_PARTIALS and chains * parameters < rows * width
 
     cdef Py_ssize_t block_rows(self, int threads, Py_ssize_t rows):
         """Rows that a thread takes at once: its share, in parts that stay in cache."""
@@ -677,6 +698,8 @@ cdef class Engine:
         job.first_batch = first_batch
         job.last_batch = last_batch
         job.stage = <Stage> stage
+        job.by_chains = (self.plan.layers[0].partial != NULL and batch_size > chain_rows(batch_size)
+                         and 1 < threads <= (batch_size - 1) // chain_rows(batch_size) + 1)
         with nogil:
             bcn_team_start(&job.team, threads, self.plan.members, work_item, &job)
             train(&job)
@@ -692,10 +715,11 @@ cdef class Engine:
 
     cdef void infer(self, Job* job, int threads):
         cdef Py_ssize_t blocks = (job.rows + INFERENCE_ROWS - 1) // INFERENCE_ROWS
+        job.inference = True
         with nogil:
             bcn_team_start(&job.team, min(threads, self.plan.threads), self.plan.members,
                            work_item, job)
-            bcn_team_phase(&job.team, INFERENCE, blocks)
+            bcn_team_phase(&job.team, 0, blocks)
             bcn_team_stop(&job.team)
 
     def predict(self, Source x not None, out, bint probabilities, int threads):

@@ -13,13 +13,6 @@ from libc.string cimport memset
 cimport activations
 cimport optimizers
 from affine cimport STORE, leading, padded, product
-from epoch cimport (
-    BAD_LOSS, BAD_PARAMETERS, DONE, GRADIENT_ONLY, INFERENCE_ROWS, INTERRUPTED,
-    ITEM_COLUMNS, ITEM_ROWS, ITEM_SIZE, Item, Job, Layer, MOST_PARTIALS, NARROW, NARROW_ROWS,
-    NO_LAYER, POLL_NANOSECONDS, Plan, Stage, UPDATE_PLAIN, UPDATE_STAGED, all_finite,
-    bcn_member, bcn_nanoseconds, bcn_team_phase, bcn_team_start, bcn_team_stop, chain_rows,
-    train, work,
-)
 from losses cimport bce, sigmoid, smooth_block, sum_block
 from random cimport philox, shuffle
 from source cimport (
@@ -27,6 +20,8 @@ from source cimport (
     UINT32, UINT64, read_block,
 )
 from vecmath cimport floating
+
+include "epoch.pxi"
 
 cdef extern from "platform.h" nogil:
     void* bcn_allocate(size_t size)
@@ -390,13 +385,13 @@ cdef void transpose_matrix(floating* to, Py_ssize_t ld_to, const floating* sourc
 
 
 cdef enum Part:
-    PARAMETERS
+    WEIGHTS
     FIRST_STATE
     SECOND_STATE
     GRADIENT
 
 PARTS = {
-    "parameters": <int> PARAMETERS,
+    "parameters": <int> WEIGHTS,
     "first": <int> FIRST_STATE,
     "second": <int> SECOND_STATE,
     "gradient": <int> GRADIENT,
@@ -578,7 +573,7 @@ cdef class Engine:
         self.plan.steps = value
 
     cdef void* part(self, const Layer* layer, int which):
-        if which == PARAMETERS:
+        if which == WEIGHTS:
             return layer.w
         if which == FIRST_STATE:
             return layer.first
@@ -605,13 +600,13 @@ cdef class Engine:
             if self.plan.item_size == 4:
                 copy_matrix(<float*> matrix, layer.ld_w, <float*> p, layer.fan_out,
                             layer.fan_in + 1, layer.fan_out)
-                if which == PARAMETERS and layer.wt != NULL:
+                if which == WEIGHTS and layer.wt != NULL:
                     transpose_matrix(<float*> layer.wt, layer.ld_wt, <float*> p, layer.fan_out,
                                      layer.fan_in, layer.fan_out)
             else:
                 copy_matrix(<double*> matrix, layer.ld_w, <double*> p, layer.fan_out,
                             layer.fan_in + 1, layer.fan_out)
-                if which == PARAMETERS and layer.wt != NULL:
+                if which == WEIGHTS and layer.wt != NULL:
                     transpose_matrix(<double*> layer.wt, layer.ld_wt, <double*> p,
                                      layer.fan_out, layer.fan_in, layer.fan_out)
             p += (layer.fan_in + 1) * layer.fan_out * self.plan.item_size

@@ -178,8 +178,8 @@ cdef inline bint all_finite(const floating* values, Py_ssize_t n) noexcept nogil
     return not bad
 
 
-cdef inline void gather(const Job* job, floating* x, Py_ssize_t buffer_row, Py_ssize_t position,
-                        Py_ssize_t rows) noexcept nogil:
+cdef void gather(const Job* job, floating* x, Py_ssize_t buffer_row, Py_ssize_t position,
+                 Py_ssize_t rows) noexcept nogil:
     """Rows of X, converted, into the input of the first layer; a 1 follows each."""
     cdef const Layer* layer = &job.plan.layers[0]
     cdef Py_ssize_t i
@@ -192,8 +192,8 @@ cdef inline void gather(const Job* job, floating* x, Py_ssize_t buffer_row, Py_s
         x += layer.ld_in
 
 
-cdef inline void forward(const Plan* plan, floating* scratch, Py_ssize_t row,
-                         Py_ssize_t rows) noexcept nogil:
+cdef void forward(const Plan* plan, floating* scratch, Py_ssize_t row,
+                  Py_ssize_t rows) noexcept nogil:
     """z_l = [a, 1] [W; b], a_l = g(z_l) for rows of the buffers; the last layer stays logits."""
     cdef const Layer* layer
     cdef floating* a
@@ -215,8 +215,8 @@ cdef inline void forward(const Plan* plan, floating* scratch, Py_ssize_t row,
                 slope += layer.ld_a
 
 
-cdef inline void loss_rows(const Job* job, floating* scratch, Py_ssize_t row,
-                           Py_ssize_t position, Py_ssize_t rows) noexcept nogil:
+cdef void loss_rows(const Job* job, floating* scratch, Py_ssize_t row,
+                    Py_ssize_t position, Py_ssize_t rows) noexcept nogil:
     """Weighted losses of rows to row_loss, and w dl/dz to the last layer's dz.
 
     A batch's mean is taken by the parameters phase, which divides by the sum of the weights.
@@ -260,8 +260,8 @@ cdef inline void loss_rows(const Job* job, floating* scratch, Py_ssize_t row,
             out[i * last.ld_a + j] = dz[i * k + j]
 
 
-cdef inline void backward(const Plan* plan, floating* scratch, Py_ssize_t row,
-                          Py_ssize_t rows) noexcept nogil:
+cdef void backward(const Plan* plan, floating* scratch, Py_ssize_t row,
+                   Py_ssize_t rows) noexcept nogil:
     """da_{l-1} = dz_l W_l^T, dz_{l-1} = da_{l-1} * g'(z_{l-1}): the slope lies in dz_{l-1}."""
     cdef const Layer* layer
     cdef const Layer* before
@@ -286,8 +286,8 @@ cdef inline Py_ssize_t chain_rows(Py_ssize_t rows) noexcept nogil:
     return min(<Py_ssize_t> 1024, (rows + chains - 1) // chains)
 
 
-cdef inline void chain(floating* c, Py_ssize_t ldc, floating* scratch, const Plan* plan,
-                       const Item* item, Py_ssize_t start, Py_ssize_t rows) noexcept nogil:
+cdef void chain(floating* c, Py_ssize_t ldc, floating* scratch, const Plan* plan,
+                const Item* item, Py_ssize_t start, Py_ssize_t rows) noexcept nogil:
     """A tile of [a, 1]^T dz over ``rows`` rows of the batch, one chain an element."""
     cdef const Layer* layer = &plan.layers[item.layer]
     cdef const floating* a = <floating*> layer.input + start * layer.ld_in + item.row
@@ -314,8 +314,8 @@ cdef inline floating* partial_tile(const Plan* plan, const Item* item, Py_ssize_
             + item.row * layer.ld_w + item.column)
 
 
-cdef inline void gradient_tile(floating* sums, const Job* job, const Item* item,
-                               floating scale) noexcept nogil:
+cdef void gradient_tile(floating* sums, const Job* job, const Item* item,
+                        floating scale) noexcept nogil:
     """A tile of [a, 1]^T dz over the batch, times ``scale``.
 
     Its chains are computed here, or were by whoever had their rows; they merge as a binary
@@ -355,7 +355,7 @@ cdef inline void gradient_tile(floating* sums, const Job* job, const Item* item,
         sums[i] *= scale
 
 
-cdef inline void store_tile(const Plan* plan, const Item* item, const floating* g) noexcept nogil:
+cdef void store_tile(const Plan* plan, const Item* item, const floating* g) noexcept nogil:
     cdef const Layer* layer = &plan.layers[item.layer]
     cdef floating* gradient = <floating*> layer.gradient + item.row * layer.ld_w + item.column
     cdef Py_ssize_t i, j
@@ -364,8 +364,8 @@ cdef inline void store_tile(const Plan* plan, const Item* item, const floating* 
             gradient[i * layer.ld_w + j] = g[i * item.columns + j]
 
 
-cdef inline bint update_tile(const Plan* plan, const Item* item, const floating* g,
-                             Py_ssize_t ld_g, const Step* step) noexcept nogil:
+cdef bint update_tile(const Plan* plan, const Item* item, const floating* g,
+                      Py_ssize_t ld_g, const Step* step) noexcept nogil:
     """Apply the optimizer to a tile and renew its transposed copy; whether all stayed finite."""
     cdef const Layer* layer = &plan.layers[item.layer]
     cdef Py_ssize_t offset = item.row * layer.ld_w + item.column
@@ -412,8 +412,8 @@ cdef inline bint poll(Job* job) noexcept nogil:
     return job.poll(job.owner)
 
 
-cdef inline void through_layers(Job* job, floating* scratch, Py_ssize_t row,
-                                Py_ssize_t count) noexcept nogil:
+cdef void through_layers(Job* job, floating* scratch, Py_ssize_t row,
+                         Py_ssize_t count) noexcept nogil:
     """Rows of the batch through all layers and back."""
     cdef const Plan* plan = job.plan
     cdef Py_ssize_t position = job.batch * job.batch_size + row
@@ -425,13 +425,13 @@ cdef inline void through_layers(Job* job, floating* scratch, Py_ssize_t row,
     backward(plan, scratch, row, count)
 
 
-cdef inline void rows_item(Job* job, floating* scratch, int64_t block) noexcept nogil:
+cdef void rows_item(Job* job, floating* scratch, int64_t block) noexcept nogil:
     """One block of the batch's rows."""
     cdef Py_ssize_t row = block * job.block_rows
     through_layers(job, scratch, row, min(job.block_rows, job.batch_rows - row))
 
 
-cdef inline void chain_item(Job* job, floating* scratch, int64_t index) noexcept nogil:
+cdef void chain_item(Job* job, floating* scratch, int64_t index) noexcept nogil:
     """The rows of one chain, in blocks, and their part of every gradient."""
     cdef const Plan* plan = job.plan
     cdef const Item* item
@@ -449,7 +449,7 @@ cdef inline void chain_item(Job* job, floating* scratch, int64_t index) noexcept
               plan, item, start, rows)
 
 
-cdef inline void parameters_item(Job* job, floating* scratch, int64_t index) noexcept nogil:
+cdef void parameters_item(Job* job, floating* scratch, int64_t index) noexcept nogil:
     """One tile of the gradient, and of the parameters where the step is plain."""
     cdef const Plan* plan = job.plan
     cdef const Item* item = &plan.items[index]
@@ -460,7 +460,7 @@ cdef inline void parameters_item(Job* job, floating* scratch, int64_t index) noe
         bcn_store_minimum(&job.bad_layer, item.layer)
 
 
-cdef inline void update_item(Job* job, floating* scratch, int64_t index) noexcept nogil:
+cdef void update_item(Job* job, floating* scratch, int64_t index) noexcept nogil:
     """One tile of the parameters, from the stored gradient: the staged step's second half."""
     cdef const Plan* plan = job.plan
     cdef const Item* item = &plan.items[index]
@@ -471,7 +471,7 @@ cdef inline void update_item(Job* job, floating* scratch, int64_t index) noexcep
         bcn_store_minimum(&job.bad_layer, item.layer)
 
 
-cdef inline void train(Job* job) noexcept nogil:
+cdef void train(Job* job) noexcept nogil:
     """All batches, phase by phase: what the caller's thread runs, and leads the helpers in.
 
     A step that is stopped in its rows phase changes nothing; one in its parameters phase is
@@ -505,8 +505,8 @@ cdef inline void train(Job* job) noexcept nogil:
             return
 
 
-cdef inline void inference_item(Job* job, floating* scratch, int64_t block,
-                                int thread) noexcept nogil:
+cdef void inference_item(Job* job, floating* scratch, int64_t block,
+                         int thread) noexcept nogil:
     """A block of rows through the forward pass: to outputs, or to weighted losses.
 
     Thread t works in rows t * INFERENCE_ROWS and following of the buffers.

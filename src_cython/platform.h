@@ -15,6 +15,7 @@
 #include <time.h>
 
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <immintrin.h>
 #endif
 
@@ -300,16 +301,25 @@ static inline void bcn_team_stop(bcn_team *team)
 }
 
 /* ---- what this processor can run ------------------------------------------------------------
- * __builtin_cpu_supports checks the operating system's support of the registers as well.
+ * __builtin_cpu_supports checks the operating system's support of the registers as well; what
+ * needs no registers, and what clang's does not know, is read from the processor.
  */
+#if defined(__x86_64__)
+static inline int bcn_cpu_bits(unsigned leaf, unsigned ecx_bits)
+{
+    unsigned eax, ebx, ecx, edx;
+    return __get_cpuid(leaf, &eax, &ebx, &ecx, &edx) && (ecx & ecx_bits) == ecx_bits;
+}
+#define bcn_lzcnt (1u << 5)               /* of leaf 0x80000001 */
+#define bcn_movbe_f16c (1u << 22 | 1u << 29)  /* of leaf 1 */
+#endif
 static inline int bcn_supports_v3(void)
 {
 #if defined(__x86_64__)
     __builtin_cpu_init();
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")
         && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2")
-        && __builtin_cpu_supports("lzcnt") && __builtin_cpu_supports("movbe")
-        && __builtin_cpu_supports("f16c");
+        && bcn_cpu_bits(0x80000001, bcn_lzcnt) && bcn_cpu_bits(1, bcn_movbe_f16c);
 #else
     return 0;
 #endif

@@ -157,7 +157,7 @@ typedef struct bcn_member { bcn_team *team; int index; pthread_t thread; } bcn_m
 /* Spinning covers the usual time between two phases, a few microseconds; a longer wait sleeps. */
 #define bcn_spins 1000
 #define bcn_long_wait 500000        /* ns: more than a helper that runs ever keeps the leader */
-#define bcn_first_closing 20000000  /* ns */
+#define bcn_first_closing 1000000  /* ns */
 #define bcn_last_closing 1000000000
 
 #define bcn_items ((uint64_t)0x7FFFFFFF)  /* the most items of a phase, and the mask for one end */

@@ -457,7 +457,9 @@ cdef class Engine:
         levels = 3
         while chain_rows(rows) << (levels - 2) < rows:
             levels += 1
-        scratch = max(ITEM_SIZE * levels, 6 * self.block_rows(1, rows) * outputs)
+        # `loss_rows` keeps six numbers an output of each row of a block.
+        scratch = max(ITEM_SIZE * levels,
+                      6 * outputs * max(<Py_ssize_t> INFERENCE_ROWS, self.most_rows() + 5))
         plan.members = <bcn_member*> self.allocate(threads, sizeof(bcn_member))
         plan.scratch = <void**> self.allocate(threads, sizeof(void*))
         for i in range(threads):
@@ -532,19 +534,22 @@ cdef class Engine:
             width += 2 * self.plan.layers[l].ld_a
         return 2 <= chains <= MOST_PARTIALS and chains * parameters < rows * width
 
-    cdef Py_ssize_t block_rows(self, int threads, Py_ssize_t rows):
-        """Rows that a thread takes at once: its share, in parts that stay in cache."""
+    cdef Py_ssize_t most_rows(self):
+        """Rows whose activations and deltas stay in cache: 384 KB, beside the weights."""
         cdef Py_ssize_t width = self.plan.layers[0].ld_in
-        cdef Py_ssize_t most, share
         cdef int l
         for l in range(self.plan.n_layers):
             width += 2 * self.plan.layers[l].ld_a
-        # 384 KB: a third of the smallest second-level cache in use, 1 MB, beside the weights.
-        most = max(<Py_ssize_t> 24, min(<Py_ssize_t> 256,
+        return max(<Py_ssize_t> 24, min(<Py_ssize_t> 256,
                                         393216 // (width * self.plan.item_size)))
-        share = (rows + threads - 1) // threads
-        share = (share + (share + most - 1) // most - 1) // ((share + most - 1) // most)
-        return (share + 5) // 6 * 6  # whole tiles
+
+    cdef Py_ssize_t block_rows(self, int threads, Py_ssize_t rows):
+        """Rows that a thread takes at once: its share, in equal parts of at most `most_rows`."""
+        cdef Py_ssize_t most = self.most_rows()
+        cdef Py_ssize_t share = (rows + threads - 1) // threads
+        cdef Py_ssize_t parts = (share + most - 1) // most
+        share = (share + parts - 1) // parts
+        return (share + 5) // 6 * 6  # whole tiles: up to 5 rows more
 
     def configure(self, dict hyper not None):
         """Set the hyperparameters for the steps to come; the state stays."""

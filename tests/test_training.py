@@ -220,6 +220,24 @@ def test_validation_weights():
     assert history.validation_loss == pytest.approx([float(expected)], rel=1e-14)
 
 
+@pytest.mark.parametrize("sizes", [[4, 600, 600, 300], [3000, 2, 500], [2, 2, 1000]])
+def test_wide_layers_and_many_outputs(sizes):
+    # Blocks of rows are smallest, and what a row of the loss needs is largest.
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(150, sizes[0])), rng.integers(2, size=(150, sizes[-1]))
+    nets = [bcenet.Network(sizes, dtype="float64", random_state=0) for _ in range(2)]
+    losses = [
+        bcenet.fit(net, X, y, epochs=2, validation_data=(X, y), n_threads=n, random_state=0)
+        for net, n in zip(nets, (1, 3), strict=True)
+    ]
+    assert losses[0].loss == losses[1].loss
+    assert np.array_equal(nets[0].parameters, nets[1].parameters)
+    for net, history in zip(nets, losses, strict=True):
+        expected = float(bcenet.bce_loss(net.decision_function(X), y))
+        assert history.validation_loss[-1] == pytest.approx(expected, rel=1e-13)
+        assert net.loss_gradient(X, y)[0] == pytest.approx(expected, rel=1e-13)
+
+
 # ------------------------------------------------------------------------------- row order
 
 

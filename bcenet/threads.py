@@ -9,8 +9,8 @@ from typing import Any
 
 from bcenet import checks
 
-# Multiply-adds of a step that make one more thread pay: about 10 us of work, against two
-# barriers of about 1 us.
+# Multiply-adds of a step that make one more thread pay: about 10 us of work, against the
+# opening and closing of two phases, about 1 us.
 WORK_PER_THREAD = 600_000
 MAX_THREADS = 256
 

@@ -1,5 +1,5 @@
 # Activations: each is one function from z to (a, slope), a = g(z) and slope = g'(z) sharing
-# their work, and one row in `activate`. Names for Python are derived from the enum's order.
+# their work, and one row in `activate`. module.pxi gives them their names in Python.
 
 from losses cimport sigmoid
 from vecmath cimport (

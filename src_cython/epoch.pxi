@@ -21,7 +21,6 @@
 # with zeros that stay zeros; `affine` has the sizes.
 
 from libc.stdint cimport int32_t, int64_t
-from libc.string cimport memset
 
 from activations cimport activate
 from affine cimport MULTIPLY, STORE, leading, padded, product
@@ -58,7 +57,7 @@ cdef enum:
 
 cdef enum Stage:
     UPDATE_PLAIN  # gradient and update in one pass over the tiles
-    UPDATE_STAGED  # all gradient tiles, a barrier, all updates
+    UPDATE_STAGED  # all gradient tiles, then all updates
     GRADIENT_ONLY  # no update
 
 cdef enum Kind:
@@ -308,7 +307,7 @@ cdef void chain(floating* c, Py_ssize_t ldc, floating* scratch, const Plan* plan
 
 cdef inline floating* partial_tile(const Plan* plan, const Item* item, Py_ssize_t index,
                                    floating* unused) noexcept nogil:
-    """Where the tile lies in the partial gradient of one chain of the batch."""
+    """Where the tile lies in the partial gradient of one chain; ``unused`` gives the type."""
     cdef const Layer* layer = &plan.layers[item.layer]
     return (<floating*> layer.partial + index * (layer.fan_in + 1) * layer.ld_w
             + item.row * layer.ld_w + item.column)

@@ -1,6 +1,6 @@
 # Update rules: each is one function from a parameter w and its gradient g, with up to two
 # state values, to the new ones, and one row in `update`. `prepare` computes what a step has in
-# common. Python derives the names from the enum's order.
+# common. module.pxi gives the rules their names in Python.
 
 from vecmath cimport floating, muladd, square_root
 

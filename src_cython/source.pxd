@@ -15,7 +15,7 @@ cdef extern from "platform.h" nogil:
 cdef enum:
     MAX_DIMENSIONS = 64  # NumPy's own limit
 
-# One letter a dtype, as NumPy's dtype.char has it for native sizes: see Source in module.pxi.
+# Of dtypes: Source in module.pxi finds the code of an array's.
 cdef enum Code:
     INT8
     INT16

@@ -19,8 +19,9 @@ STUBS = Path("build") / "cython"
 # sqrt and comparisons vectorise only when they need not set errno or trap.
 COMMON = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 GCC_ONLY = [
-    # Inner loops of 16 columns must be vectorised before they are unrolled.
-    "--param=max-completely-peel-times=15",
+    # Inner loops of 8 columns must be vectorised before they are unrolled; loops over up to 7
+    # rows are unrolled first.
+    "--param=max-completely-peel-times=6",
     "--param=max-completely-peeled-insns=2000",
     # A tile's zeros are registers, not a memset.
     "-fno-tree-loop-distribute-patterns",

@@ -100,7 +100,7 @@ def activate(name: str, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def product_into(
     out: np.ndarray, a: np.ndarray, b: np.ndarray, *, transpose_a: bool = False
 ) -> None:
-    """A B, or A^T B, of C-contiguous arrays into ``out``; columns a multiple of 16."""
+    """A B, or A^T B, of C-contiguous arrays into ``out``; columns a multiple of 8."""
     depth, columns = b.shape
     _dispatch.native.apply_product(out, a, b, out.shape[0], depth, columns, transpose_a)
 
@@ -109,7 +109,7 @@ def product(a: np.ndarray, b: np.ndarray, *, transpose_a: bool = False) -> np.nd
     """A B, or A^T B, with the engine's own tiles and bits: one chain of terms an element."""
     depth, columns = b.shape
     rows = a.shape[1] if transpose_a else a.shape[0]
-    padded = np.zeros((depth, -(-columns // 16) * 16), b.dtype)
+    padded = np.zeros((depth, -(-columns // 8) * 8), b.dtype)
     padded[:, :columns] = b
     c = np.empty((rows, padded.shape[1]), b.dtype)
     if c.size and depth:

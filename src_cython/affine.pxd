@@ -5,8 +5,12 @@
 #   da_l = dz W^T           a(i, k) is row i of dz, B the transposed weights
 #   dW_l = [a, 1]^T dz      a(i, k) is column i of the activations, k runs over the batch
 # Each element of C is one chain of multiply-adds over k, in order: its bits depend neither on
-# the tile it falls into nor on the width of the vectors. Columns come in units of 16, so
+# the tile it falls into nor on the width of the vectors. Columns come in units of 8, so
 # buffers are padded to that; a tile keeps rows x columns accumulators in registers.
+#
+# Matrices that are read as B again and again (weights and their transposes) are stored in
+# panels as wide as the widest tile, one below the other: a tile then reads B from one address
+# on, which the hardware prefetches; rows a leading dimension apart it does not.
 
 from vecmath cimport floating, muladd
 
@@ -19,12 +23,18 @@ cdef extern from "platform.h" nogil:
         bcn_rows_narrow
 
 cdef enum:
-    UNIT = 16  # columns of the narrowest tile
-    MAX_TILE = 6 * 64 + 8 * 16 * 4  # accumulators of the largest tile, with room to spare
+    UNIT = 8  # columns of the narrowest tile
+    LINE = 16  # leading dimensions are multiples of this: rows begin on a cache line
+    MAX_TILE = 6 * 64 + 8 * 48  # accumulators of the largest tile, with room to spare
+    PANEL_32 = 8 * bcn_units_float32  # columns of a panel, and of the widest tile
+    PANEL_64 = 8 * bcn_units_float64
 
 cdef enum Finish:
-    STORE  # C = A B
-    MULTIPLY  # C = C * (A B), element by element: da times the slope already in C
+    # What is done with the sums s of a tile.
+    STORE  # C = s
+    RELU  # C = max(s, 0); a NaN stays a NaN
+    MULTIPLY  # C = C * s: da times the slope that lies in C
+    GATE  # C = s where the gate is positive, else 0: da times the slope of relu
 
 
 cdef inline Py_ssize_t padded(Py_ssize_t columns) noexcept nogil:
@@ -33,18 +43,19 @@ cdef inline Py_ssize_t padded(Py_ssize_t columns) noexcept nogil:
 
 
 cdef inline Py_ssize_t leading(Py_ssize_t columns) noexcept nogil:
-    """The leading dimension of a padded matrix.
+    """The leading dimension of a padded matrix that is not in panels.
 
-    Multiples of 256 get one more unit: rows a multiple of 1 KB apart fall into few cache sets.
+    Multiples of 256 get one line more: rows a multiple of 1 KB apart fall into few cache sets.
     """
-    cdef Py_ssize_t width = padded(columns)
-    return width + UNIT if width % 256 == 0 else width
+    cdef Py_ssize_t width = (columns + LINE - 1) // LINE * LINE
+    return width + LINE if width % 256 == 0 else width
 
 
 cdef inline void tile(floating* c, Py_ssize_t ldc, const floating* a, Py_ssize_t a_row,
                       Py_ssize_t a_k, const floating* b, Py_ssize_t ldb, Py_ssize_t depth,
-                      Finish finish, Py_ssize_t rows, Py_ssize_t columns) noexcept nogil:
-    """One tile. ``finish``, ``rows`` and ``columns`` are constants at every call."""
+                      Finish finish, const floating* gate, Py_ssize_t rows,
+                      Py_ssize_t columns) noexcept nogil:
+    """One tile. ``rows`` and ``columns`` are constants at every call."""
     cdef floating sums[MAX_TILE]
     cdef Py_ssize_t i, j, k
     cdef floating x
@@ -56,62 +67,106 @@ cdef inline void tile(floating* c, Py_ssize_t ldc, const floating* a, Py_ssize_t
             x = a[i * a_row + k * a_k]
             for j in range(columns):
                 sums[i * columns + j] = muladd(x, b[k * ldb + j], sums[i * columns + j])
-    for i in range(rows):
-        for j in range(columns):
-            if finish == MULTIPLY:
-                c[i * ldc + j] *= sums[i * columns + j]
-            else:
+    if finish == STORE:
+        for i in range(rows):
+            for j in range(columns):
                 c[i * ldc + j] = sums[i * columns + j]
+    elif finish == RELU:
+        for i in range(rows):
+            for j in range(columns):
+                c[i * ldc + j] = 0 if sums[i * columns + j] < 0 else sums[i * columns + j]
+    elif finish == MULTIPLY:
+        for i in range(rows):
+            for j in range(columns):
+                c[i * ldc + j] *= sums[i * columns + j]
+    else:
+        for i in range(rows):
+            for j in range(columns):
+                c[i * ldc + j] = sums[i * columns + j] if gate[i * ldc + j] > 0 else 0
 
 
-cdef inline void panel(floating* c, Py_ssize_t ldc, const floating* a, Py_ssize_t a_row,
+cdef inline void strip(floating* c, Py_ssize_t ldc, const floating* a, Py_ssize_t a_row,
                        Py_ssize_t a_k, const floating* b, Py_ssize_t ldb, Py_ssize_t rows,
-                       Py_ssize_t depth, Finish finish, Py_ssize_t tile_rows,
-                       Py_ssize_t units) noexcept nogil:
-    """All rows of ``units`` * 16 columns; the last three arguments are constants."""
+                       Py_ssize_t depth, Finish finish, const floating* gate,
+                       Py_ssize_t tile_rows, Py_ssize_t units) noexcept nogil:
+    """All rows of ``units`` * 8 columns; the last two arguments are constants."""
     cdef Py_ssize_t i = 0
     while i + tile_rows <= rows:
-        tile(c + i * ldc, ldc, a + i * a_row, a_row, a_k, b, ldb, depth, finish, tile_rows,
-             units * UNIT)
+        tile(c + i * ldc, ldc, a + i * a_row, a_row, a_k, b, ldb, depth, finish,
+             gate + i * ldc, tile_rows, units * UNIT)
         i += tile_rows
     if tile_rows > 4 and i + 4 <= rows:
-        tile(c + i * ldc, ldc, a + i * a_row, a_row, a_k, b, ldb, depth, finish, 4,
-             units * UNIT)
+        tile(c + i * ldc, ldc, a + i * a_row, a_row, a_k, b, ldb, depth, finish,
+             gate + i * ldc, 4, units * UNIT)
         i += 4
     if tile_rows > 2 and i + 2 <= rows:
-        tile(c + i * ldc, ldc, a + i * a_row, a_row, a_k, b, ldb, depth, finish, 2,
-             units * UNIT)
+        tile(c + i * ldc, ldc, a + i * a_row, a_row, a_k, b, ldb, depth, finish,
+             gate + i * ldc, 2, units * UNIT)
         i += 2
     if i < rows:
-        tile(c + i * ldc, ldc, a + i * a_row, a_row, a_k, b, ldb, depth, finish, 1,
-             units * UNIT)
+        tile(c + i * ldc, ldc, a + i * a_row, a_row, a_k, b, ldb, depth, finish,
+             gate + i * ldc, 1, units * UNIT)
 
 
 cdef inline void product(floating* c, Py_ssize_t ldc, const floating* a, Py_ssize_t a_row,
-                         Py_ssize_t a_k, const floating* b, Py_ssize_t ldb, Py_ssize_t rows,
-                         Py_ssize_t depth, Py_ssize_t columns, Finish finish) noexcept nogil:
-    """C (rows, columns) from a (rows, depth) and B (depth, columns); columns is padded."""
+                         Py_ssize_t a_k, const floating* b, Py_ssize_t ldb,
+                         Py_ssize_t panel_size, Py_ssize_t rows, Py_ssize_t depth,
+                         Py_ssize_t columns, Finish finish,
+                         const floating* gate) noexcept nogil:
+    """C (rows, columns) from a (rows, depth) and B (depth, columns); columns is padded.
+
+    B lies in panels if ``panel_size``, the numbers of a whole one, is not 0; else its rows are
+    ``ldb`` apart. ``gate`` has the layout of C, and is read by GATE alone.
+    """
     cdef Py_ssize_t j = 0
-    cdef Py_ssize_t units, widest
+    cdef Py_ssize_t units, widest, panel
     if floating is float:
         widest = bcn_units_float32
+        panel = PANEL_32
     else:
         widest = bcn_units_float64
+        panel = PANEL_64
     while j < columns:
-        units = min((columns - j) // UNIT, widest)
-        if units == widest and floating is float:
-            panel(c + j, ldc, a, a_row, a_k, b + j, ldb, rows, depth, finish,
-                  bcn_rows_float32, bcn_units_float32)
-        elif units == widest:
-            panel(c + j, ldc, a, a_row, a_k, b + j, ldb, rows, depth, finish,
-                  bcn_rows_float64, bcn_units_float64)
-        elif units == 3:
-            panel(c + j, ldc, a, a_row, a_k, b + j, ldb, rows, depth, finish,
-                  bcn_rows_narrow, 3)
-        elif units == 2:
-            panel(c + j, ldc, a, a_row, a_k, b + j, ldb, rows, depth, finish,
+        units = (columns - j) // UNIT
+        if panel_size > 0 and j % panel == 0:
+            ldb = min(panel, columns - j)
+        if units >= widest:
+            units = widest
+            if floating is float:
+                strip(c + j, ldc, a, a_row, a_k, b, ldb, rows, depth, finish, gate + j,
+                      bcn_rows_float32, bcn_units_float32)
+            else:
+                strip(c + j, ldc, a, a_row, a_k, b, ldb, rows, depth, finish, gate + j,
+                      bcn_rows_float64, bcn_units_float64)
+        elif units >= 6 and widest > 6:
+            units = 6
+            strip(c + j, ldc, a, a_row, a_k, b, ldb, rows, depth, finish, gate + j,
+                  bcn_rows_narrow, 6)
+        elif units >= 4 and widest > 4:
+            units = 4
+            strip(c + j, ldc, a, a_row, a_k, b, ldb, rows, depth, finish, gate + j,
+                  bcn_rows_narrow, 4)
+        elif units >= 2 and widest > 2:
+            units = 2
+            strip(c + j, ldc, a, a_row, a_k, b, ldb, rows, depth, finish, gate + j,
                   bcn_rows_narrow, 2)
         else:
-            panel(c + j, ldc, a, a_row, a_k, b + j, ldb, rows, depth, finish,
+            units = 1
+            strip(c + j, ldc, a, a_row, a_k, b, ldb, rows, depth, finish, gate + j,
                   bcn_rows_narrow, 1)
         j += units * UNIT
+        b += panel_size if panel_size > 0 and j % panel == 0 else units * UNIT
+
+
+cdef inline floating dot(const floating* a, const floating* b, Py_ssize_t n) noexcept nogil:
+    """sum a_i b_i of n terms, a multiple of 8: 8 chains, then a tree. One fixed order."""
+    cdef floating lanes[UNIT]
+    cdef Py_ssize_t i, j
+    for j in range(UNIT):
+        lanes[j] = 0
+    for i in range(n // UNIT):
+        for j in range(UNIT):
+            lanes[j] = muladd(a[UNIT * i + j], b[UNIT * i + j], lanes[j])
+    return ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + (
+        (lanes[1] + lanes[5]) + (lanes[3] + lanes[7])
+    )

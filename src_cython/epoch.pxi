@@ -17,16 +17,20 @@
 # is the same for any number of threads.
 #
 # Layer l holds one matrix [W; b] of (fan_in + 1, fan_out): its last row is the intercept, and the
-# activations before it carry a column of ones. Buffers are padded to whole units of columns
-# with zeros that stay zeros; `affine` has the sizes.
+# activations before it carry a column of ones. It is stored in panels of columns (`affine` says
+# why), padded to whole units with zeros that stay zeros. A narrow layer, of up to four outputs,
+# stores the transpose instead: its outputs are dot products, and its gradient and its deltas
+# then have full vectors.
 
 from libc.stdint cimport int32_t, int64_t
 
-from activations cimport activate
-from affine cimport MULTIPLY, STORE, leading, padded, product
+from activations cimport RELU as RELU_ACTIVATION, activate
+from affine cimport (
+    Finish, GATE, MULTIPLY, PANEL_32, PANEL_64, RELU, STORE, UNIT, dot, leading, padded, product,
+)
 from losses cimport bce_block, sigmoid, smooth_block, sum_block
 from optimizers cimport Hyper, Step, prepare, update
-from source cimport Layout, prefetch_row, read_row
+from source cimport Layout, copy_run, is_plain, prefetch_row, read_row
 from vecmath cimport bcn_bits32, bcn_bits64, floating
 
 cdef extern from "platform.h" nogil:
@@ -38,17 +42,18 @@ cdef extern from "platform.h" nogil:
     void bcn_store(int64_t* p, int64_t value)
     int64_t bcn_load(int64_t* p)
     void bcn_store_minimum(int64_t* p, int64_t value)
+    void bcn_transpose_float32(float* to, Py_ssize_t ld_to, const float* source,
+                               Py_ssize_t ld_source)
+    void bcn_transpose_float64(double* to, Py_ssize_t ld_to, const double* source,
+                               Py_ssize_t ld_source)
     void bcn_team_start(bcn_team* team, int size, bcn_member* members,
                         void (*work)(void*, int, int64_t, int) noexcept nogil, void* context)
     void bcn_team_phase(bcn_team* team, int kind, int64_t count)
     void bcn_team_stop(bcn_team* team)
 
 cdef enum:
-    ITEM_ROWS = 12  # rows of a parameter tile: two of the widest register tiles
-    ITEM_COLUMNS = 64
-    ITEM_SIZE = 12 * 64
-    NARROW = 4  # outputs of a layer whose gradient is computed transposed
-    NARROW_ROWS = 48  # of its tiles, which are 16 columns wide: 48 * 16 = ITEM_SIZE
+    ITEM_SIZE = 24 * 64  # numbers of a parameter tile: whole register tiles of 6 or 8 rows
+    NARROW = 4  # outputs of a layer that is stored transposed
     INFERENCE_ROWS = 64  # rows of a block in prediction and evaluation
     POLL_NANOSECONDS = 40000000  # between looks for signals
     MOST_PARTIALS = 4  # chains of a batch whose gradients may be kept apart
@@ -77,26 +82,33 @@ cdef struct Layer:
     Py_ssize_t fan_in
     Py_ssize_t fan_out
     int activation
-    Py_ssize_t ld_w  # of w, first, second and gradient: (fan_in + 1, ld_w)
-    Py_ssize_t ld_wt  # of wt: (padded(fan_out), ld_wt)
+    bint narrow
+    # w, first, second, gradient and each partial hold one matrix: [W; b], or its transpose if
+    # the layer is narrow. It is (rows, padded(columns)), in panels of ``panel`` columns.
+    Py_ssize_t rows
+    Py_ssize_t columns
+    Py_ssize_t panel
     Py_ssize_t ld_in  # of the activations before this layer
     Py_ssize_t ld_a  # of a and dz: (capacity, ld_a)
     void* w
     void* first  # optimizer state, or NULL
     void* second
     void* gradient
-    void* partial  # MOST_PARTIALS times (fan_in + 1, ld_w), or NULL
-    void* wt
+    void* partial  # MOST_PARTIALS matrices, or NULL
+    void* wt  # W^T, (padded(fan_out), padded(fan_in)) in panels; not of narrow layers
     void* input  # x, or a of the layer before
     void* a
-    void* dz  # holds the slope g'(z) between the forward and the backward pass
+    void* dz  # holds the slope g'(z) between the forward and the backward pass, not for relu
 
 cdef struct Item:
+    # A tile of the parameters, within one panel.
     int layer
     Py_ssize_t row
     Py_ssize_t rows
     Py_ssize_t column
     Py_ssize_t columns
+    Py_ssize_t offset  # of its first number in the stored matrix
+    Py_ssize_t ld
 
 cdef struct Plan:
     int item_size  # 4 or 8 bytes: what every void* of real numbers points to
@@ -108,8 +120,9 @@ cdef struct Plan:
     Py_ssize_t capacity  # rows that the buffers hold
     double* row_loss  # (capacity,): weighted, summed over the row's outputs
     double* row_weight
-    void* pos_weight  # (outputs,)
+    void* pos_weight  # (rows of the largest block, outputs)
     int threads
+    bcn_team team
     bcn_member* members  # room for the team
     void** scratch  # one a thread
     Hyper hyper
@@ -121,7 +134,6 @@ cdef struct Plan:
 cdef struct Job:
     # One call: what to run the plan on, and what came of it.
     Plan* plan
-    bcn_team team
     Layout x
     Layout y
     Layout sample_weight
@@ -177,41 +189,101 @@ cdef inline bint all_finite(const floating* values, Py_ssize_t n) noexcept nogil
     return not bad
 
 
+cdef void forward_product(floating* c, Py_ssize_t ldc, const floating* a, Py_ssize_t lda,
+                          const floating* b, Py_ssize_t ldb, Py_ssize_t panel_size,
+                          Py_ssize_t rows, Py_ssize_t depth, Py_ssize_t columns,
+                          Finish finish, const floating* gate) noexcept nogil:
+    """Rows of a times B. Its own function, so that the tiles are compiled once."""
+    product(c, ldc, a, lda, 1, b, ldb, panel_size, rows, depth, columns, finish, gate)
+
+
+cdef void gradient_product(floating* c, Py_ssize_t ldc, const floating* a, Py_ssize_t lda,
+                           const floating* b, Py_ssize_t ldb, Py_ssize_t rows,
+                           Py_ssize_t depth, Py_ssize_t columns) noexcept nogil:
+    """Columns of a times B: a sum over rows of the batch."""
+    product(c, ldc, a, 1, lda, b, ldb, 0, rows, depth, columns, STORE, c)
+
+
 cdef void gather(const Job* job, floating* x, Py_ssize_t buffer_row, Py_ssize_t position,
                  Py_ssize_t rows) noexcept nogil:
     """Rows of X, converted, into the input of the first layer; a 1 follows each."""
     cdef const Layer* layer = &job.plan.layers[0]
-    cdef Py_ssize_t i
+    cdef bint plain = is_plain(&job.x, x)
+    cdef Py_ssize_t i, row
     x += buffer_row * layer.ld_in
     for i in range(rows):
         if i + PREFETCH < rows:
             prefetch_row(&job.x, source_row(job, position + i + PREFETCH))
-        read_row(x, &job.x, source_row(job, position + i))
+        row = source_row(job, position + i)
+        if plain:
+            copy_run(x, <const floating*> (job.x.data + row * job.x.strides[0]), layer.fan_in)
+        else:
+            read_row(x, &job.x, row)
         x[layer.fan_in] = 1
         x += layer.ld_in
 
 
 cdef void forward(const Plan* plan, floating* scratch, Py_ssize_t row,
                   Py_ssize_t rows) noexcept nogil:
-    """z_l = [a, 1] [W; b], a_l = g(z_l) for rows of the buffers; the last layer stays logits."""
+    """z_l = [a, 1] [W; b], a_l = g_l(z_l) for rows of the buffers; the last layer stays logits."""
     cdef const Layer* layer
+    cdef const floating* before
     cdef floating* a
     cdef floating* slope
-    cdef Py_ssize_t _row
+    cdef Py_ssize_t i, j, width
+    cdef bint last, relu
     cdef int l
     for l in range(plan.n_layers):
         layer = &plan.layers[l]
+        last = l + 1 == plan.n_layers
+        relu = layer.activation == RELU_ACTIVATION and not layer.narrow and not last
+        before = <floating*> layer.input + row * layer.ld_in
         a = <floating*> layer.a + row * layer.ld_a
-        product(a, layer.ld_a, <floating*> layer.input + row * layer.ld_in, layer.ld_in, 1,
-                <floating*> layer.w, layer.ld_w, rows, layer.fan_in + 1, padded(layer.fan_out),
-                STORE)
-        if l + 1 < plan.n_layers:
-            slope = <floating*> layer.dz + row * layer.ld_a
-            for _row in range(rows):
+        if layer.narrow:
+            width = padded(layer.fan_in + 1)
+            for i in range(rows):
+                for j in range(layer.fan_out):
+                    a[i * layer.ld_a + j] = dot(before + i * layer.ld_in,
+                                                <floating*> layer.w + j * width, width)
+        else:
+            forward_product(a, layer.ld_a, before, layer.ld_in, <floating*> layer.w, 0,
+                            layer.panel * layer.rows, rows, layer.fan_in + 1,
+                            padded(layer.fan_out), RELU if relu else STORE, a)
+        if last:
+            return
+        slope = <floating*> layer.dz + row * layer.ld_a
+        for i in range(rows):
+            if not relu:
                 activate(a, slope, layer.activation, padded(layer.fan_out))
-                a[layer.fan_out] = 1  # the next layer's intercepts meet a 1
-                a += layer.ld_a
-                slope += layer.ld_a
+            a[layer.fan_out] = 1  # the next layer's intercepts meet a 1
+            a += layer.ld_a
+            slope += layer.ld_a
+
+
+cdef void read_targets(const Job* job, floating* t, Py_ssize_t position,
+                       Py_ssize_t rows) noexcept nogil:
+    """The targets of rows, (rows, outputs)."""
+    cdef Py_ssize_t k = job.plan.outputs
+    cdef Py_ssize_t i
+    if k == 1 and is_plain(&job.y, t):
+        for i in range(rows):
+            t[i] = (<const floating*> (job.y.data + source_row(job, position + i)
+                                       * job.y.strides[0]))[0]
+        return
+    for i in range(rows):
+        read_row(t + i * k, &job.y, source_row(job, position + i))
+
+
+cdef void read_weights(const Job* job, floating* weight, Py_ssize_t position,
+                       Py_ssize_t rows) noexcept nogil:
+    """The sample weights of rows, (rows, outputs): one a row serves all its outputs."""
+    cdef Py_ssize_t k = job.plan.outputs
+    cdef Py_ssize_t i, j
+    for i in range(rows):
+        read_row(weight + i * k, &job.sample_weight, source_row(job, position + i))
+        if job.sample_weight.dimensions == 1:
+            for j in range(1, k):
+                weight[i * k + j] = weight[i * k]
 
 
 cdef void loss_rows(const Job* job, floating* scratch, Py_ssize_t row,
@@ -224,54 +296,85 @@ cdef void loss_rows(const Job* job, floating* scratch, Py_ssize_t row,
     cdef const Layer* last = &plan.layers[plan.n_layers - 1]
     cdef Py_ssize_t k = plan.outputs
     cdef Py_ssize_t n = rows * k
-    cdef Py_ssize_t i, j, source
-    # Compact copies of (rows, k), so that the loss runs over contiguous numbers for any k.
-    cdef floating* z = scratch
-    cdef floating* t = z + n
-    cdef floating* weight = t + n
-    cdef floating* pos = weight + n
-    cdef floating* loss = pos + n
-    cdef floating* dz = loss + n
-    cdef const floating* logits = <floating*> last.a + row * last.ld_a
-    cdef floating* out = <floating*> last.dz + row * last.ld_a
-    for i in range(rows):
-        source = source_row(job, position + i)
-        read_row(t + i * k, &job.y, source)
-        if job.has_sample_weight:
-            read_row(weight + i * k, &job.sample_weight, source)
-        for j in range(k):
-            z[i * k + j] = logits[i * last.ld_a + j]
-            pos[i * k + j] = (<floating*> plan.pos_weight)[j]
-            if not job.has_sample_weight:
-                weight[i * k + j] = 1
-            elif job.sample_weight.dimensions == 1:
-                weight[i * k + j] = weight[i * k]
+    cdef Py_ssize_t i, j
+    cdef floating* t = scratch
+    cdef floating* loss = t + n
+    cdef floating* weight = loss + n
+    cdef floating* z = <floating*> last.a + row * last.ld_a
+    cdef floating* dz = <floating*> last.dz + row * last.ld_a
+    if last.ld_a != k:  # compact copies: the loss runs over contiguous numbers
+        z = weight + n
+        dz = z + n
+        for i in range(rows):
+            for j in range(k):
+                z[i * k + j] = (<floating*> last.a)[(row + i) * last.ld_a + j]
+    read_targets(job, t, position, rows)
     if job.smoothing != 0:
         smooth_block(t, job.smoothing, n)
-    bce_block(loss, dz, z, t, pos, n)
-    for i in range(n):
-        loss[i] = 0 if weight[i] == 0 else weight[i] * loss[i]
-        dz[i] = weight[i] * dz[i]
+    bce_block(loss, dz, z, t, <const floating*> plan.pos_weight, n)
+    if job.has_sample_weight:
+        read_weights(job, weight, position, rows)
+        for i in range(n):
+            loss[i] = 0 if weight[i] == 0 else weight[i] * loss[i]
+            dz[i] = weight[i] * dz[i]
+        for i in range(rows):
+            plan.row_weight[row + i] = sum_block(weight + i * k, k)
     for i in range(rows):
-        plan.row_loss[row + i] = sum_block(loss + i * k, k)
-        plan.row_weight[row + i] = sum_block(weight + i * k, k)
-        for j in range(k):
-            out[i * last.ld_a + j] = dz[i * k + j]
+        plan.row_loss[row + i] = loss[i] if k == 1 else sum_block(loss + i * k, k)
+    if last.ld_a != k:
+        for i in range(rows):
+            for j in range(k):
+                (<floating*> last.dz)[(row + i) * last.ld_a + j] = dz[i * k + j]
+
+
+cdef double weight_of(const Job* job, Py_ssize_t row, Py_ssize_t rows) noexcept nogil:
+    """The sum of the weights of rows of the buffers, after their loss."""
+    if job.has_sample_weight:
+        return sum_block(<const double*> &job.plan.row_weight[row], rows)
+    return <double> (rows * job.plan.outputs)
 
 
 cdef void backward(const Plan* plan, floating* scratch, Py_ssize_t row,
                    Py_ssize_t rows) noexcept nogil:
-    """da_{l-1} = dz_l W_l^T, dz_{l-1} = da_{l-1} * g'(z_{l-1}): the slope lies in dz_{l-1}."""
+    """da_{l-1} = dz_l W_l^T, dz_{l-1} = da_{l-1} * g'(z_{l-1}).
+
+    The slope lies in dz_{l-1}, but that of relu: it is 1 where a_{l-1} is positive, else 0.
+    """
     cdef const Layer* layer
     cdef const Layer* before
+    cdef const floating* dz
+    cdef const floating* gate
+    cdef floating* dz_before
+    cdef Py_ssize_t i, panel
+    cdef Finish finish
     cdef int l
+    panel = panel_columns(scratch)
     for l in range(plan.n_layers - 1, 0, -1):
         layer = &plan.layers[l]
         before = &plan.layers[l - 1]
-        product(<floating*> before.dz + row * before.ld_a, before.ld_a,
-                <floating*> layer.dz + row * layer.ld_a, layer.ld_a, 1,
-                <floating*> layer.wt, layer.ld_wt, rows, layer.fan_out, padded(layer.fan_in),
-                MULTIPLY)
+        dz = <floating*> layer.dz + row * layer.ld_a
+        dz_before = <floating*> before.dz + row * before.ld_a
+        gate = <floating*> before.a + row * before.ld_a
+        finish = GATE if before.activation == RELU_ACTIVATION else MULTIPLY
+        if layer.narrow:
+            forward_product(dz_before, before.ld_a, dz, layer.ld_a, <floating*> layer.w,
+                            padded(layer.columns), 0, rows, layer.fan_out,
+                            padded(layer.fan_in), finish, gate)
+            if layer.fan_in % UNIT != 0:  # the intercepts lie in the padding: no delta
+                for i in range(rows):
+                    dz_before[i * before.ld_a + layer.fan_in] = 0
+        else:
+            forward_product(dz_before, before.ld_a, dz, layer.ld_a, <floating*> layer.wt, 0,
+                            panel * padded(layer.fan_out), rows, layer.fan_out,
+                            padded(layer.fan_in), finish, gate)
+
+
+cdef inline Py_ssize_t panel_columns(const floating* unused) noexcept nogil:
+    """Columns of a panel; ``unused`` gives the type."""
+    if floating is float:
+        return PANEL_32
+    else:
+        return PANEL_64
 
 
 cdef inline Py_ssize_t chain_rows(Py_ssize_t rows) noexcept nogil:
@@ -285,23 +388,21 @@ cdef inline Py_ssize_t chain_rows(Py_ssize_t rows) noexcept nogil:
     return min(<Py_ssize_t> 1024, (rows + chains - 1) // chains)
 
 
-cdef void chain(floating* c, Py_ssize_t ldc, floating* scratch, const Plan* plan,
-                const Item* item, Py_ssize_t start, Py_ssize_t rows) noexcept nogil:
-    """A tile of [a, 1]^T dz over ``rows`` rows of the batch, one chain an element."""
+cdef void chain(floating* c, Py_ssize_t ldc, const Plan* plan, const Item* item,
+                Py_ssize_t start, Py_ssize_t rows) noexcept nogil:
+    """A tile of [a, 1]^T dz, or of its transpose, over ``rows`` rows of the batch."""
     cdef const Layer* layer = &plan.layers[item.layer]
-    cdef const floating* a = <floating*> layer.input + start * layer.ld_in + item.row
-    cdef const floating* dz = <floating*> layer.dz + start * layer.ld_a + item.column
-    cdef Py_ssize_t width = padded(item.rows)
+    cdef const floating* a = <floating*> layer.input + start * layer.ld_in
+    cdef const floating* dz = <floating*> layer.dz + start * layer.ld_a
     cdef Py_ssize_t i, j
-    if layer.fan_out > NARROW:
-        product(c, ldc, a, 1, layer.ld_in, dz, layer.ld_a, item.rows, rows, item.columns, STORE)
+    if not layer.narrow:
+        gradient_product(c, ldc, a + item.row, layer.ld_in, dz + item.column, layer.ld_a,
+                         item.rows, rows, item.columns)
         return
-    # A few columns: their transpose dz^T [a, 1] fills the vectors, with the same bits.
-    product(scratch, width, dz, 1, layer.ld_a, a, layer.ld_in, layer.fan_out, rows, width, STORE)
-    for i in range(item.rows):
-        for j in range(layer.fan_out):
-            c[i * ldc + j] = scratch[j * width + i]
-        for j in range(layer.fan_out, item.columns):
+    gradient_product(c, ldc, dz, layer.ld_a, a + item.column, layer.ld_in, item.rows, rows,
+                     item.columns)
+    for i in range(item.rows):  # the padding of the activations may hold g(0)
+        for j in range(layer.columns - item.column, item.columns):
             c[i * ldc + j] = 0
 
 
@@ -309,20 +410,17 @@ cdef inline floating* partial_tile(const Plan* plan, const Item* item, Py_ssize_
                                    floating* unused) noexcept nogil:
     """Where the tile lies in the partial gradient of one chain; ``unused`` gives the type."""
     cdef const Layer* layer = &plan.layers[item.layer]
-    return (<floating*> layer.partial + index * (layer.fan_in + 1) * layer.ld_w
-            + item.row * layer.ld_w + item.column)
+    return <floating*> layer.partial + index * layer.rows * padded(layer.columns) + item.offset
 
 
 cdef void gradient_tile(floating* sums, const Job* job, const Item* item,
                         floating scale) noexcept nogil:
-    """A tile of [a, 1]^T dz over the batch, times ``scale``.
+    """A tile of the gradient over the batch, times ``scale``: (rows, columns), compact.
 
     Its chains are computed here, or were by whoever had their rows; they merge as a binary
     counter carries: a fixed tree. ``sums`` holds one tile a level of it, and one more to work
     in; the result is the first.
     """
-    cdef const Plan* plan = job.plan
-    cdef Py_ssize_t ld_w = plan.layers[item.layer].ld_w
     cdef Py_ssize_t size = item.rows * item.columns
     cdef Py_ssize_t rows = chain_rows(job.batch_rows)
     cdef Py_ssize_t index, i, j, carries
@@ -332,12 +430,12 @@ cdef void gradient_tile(floating* sums, const Job* job, const Item* item,
     for index in range((job.batch_rows + rows - 1) // rows):
         tile = sums + level * ITEM_SIZE
         if job.by_chains:
-            partial = partial_tile(plan, item, index, sums)
+            partial = partial_tile(job.plan, item, index, sums)
             for i in range(item.rows):
                 for j in range(item.columns):
-                    tile[i * item.columns + j] = partial[i * ld_w + j]
+                    tile[i * item.columns + j] = partial[i * item.ld + j]
         else:
-            chain(tile, item.columns, tile + ITEM_SIZE, plan, item, index * rows,
+            chain(tile, item.columns, job.plan, item, index * rows,
                   min(rows, job.batch_rows - index * rows))
         carries = index + 1
         while carries & 1 == 0:
@@ -355,51 +453,84 @@ cdef void gradient_tile(floating* sums, const Job* job, const Item* item,
 
 
 cdef void store_tile(const Plan* plan, const Item* item, const floating* g) noexcept nogil:
-    cdef const Layer* layer = &plan.layers[item.layer]
-    cdef floating* gradient = <floating*> layer.gradient + item.row * layer.ld_w + item.column
+    cdef floating* gradient = <floating*> plan.layers[item.layer].gradient + item.offset
     cdef Py_ssize_t i, j
     for i in range(item.rows):
         for j in range(item.columns):
-            gradient[i * layer.ld_w + j] = g[i * item.columns + j]
+            gradient[i * item.ld + j] = g[i * item.columns + j]
 
 
-cdef bint update_tile(const Plan* plan, const Item* item, const floating* g,
-                      Py_ssize_t ld_g, const Step* step) noexcept nogil:
-    """Apply the optimizer to a tile and renew its transposed copy; whether all stayed finite."""
-    cdef const Layer* layer = &plan.layers[item.layer]
-    cdef Py_ssize_t offset = item.row * layer.ld_w + item.column
+cdef bint update_run(const Plan* plan, const Layer* layer, Py_ssize_t offset,
+                     const floating* g, const Step* step, bint decays,
+                     Py_ssize_t n) noexcept nogil:
+    """Apply the optimizer to n parameters that lie together; whether all stayed finite."""
     cdef floating* w = <floating*> layer.w + offset
     cdef floating* first = NULL
     cdef floating* second = NULL
-    cdef floating* wt
-    cdef Py_ssize_t i, j, runs, run
-    cdef bint finite = True
+    cdef bint finite
     if layer.first != NULL:
         first = <floating*> layer.first + offset
     if layer.second != NULL:
         second = <floating*> layer.second + offset
-    # A tile as wide as its layer is one run of numbers, unless only its last row is the
-    # intercepts, which do not decay.
-    runs = item.rows
-    run = item.columns
-    if layer.ld_w == run and ld_g == run and (
-            plan.hyper.weight_decay == 0 or item.row + item.rows <= layer.fan_in):
-        run *= runs
-        runs = 1
-    for i in range(runs):
-        update(w + i * layer.ld_w, first + i * layer.ld_w, second + i * layer.ld_w,
-               g + i * ld_g, &plan.hyper, step, item.row + i < layer.fan_in, run)
-        finite &= all_finite(w + i * layer.ld_w, run)
-        if second != NULL:
-            finite &= all_finite(second + i * layer.ld_w, run)
-        elif first != NULL:
-            finite &= all_finite(first + i * layer.ld_w, run)
-    if item.layer > 0:
-        wt = <floating*> layer.wt + item.column * layer.ld_wt + item.row
-        for j in range(item.columns):
-            for i in range(min(item.rows, layer.fan_in - item.row)):
-                wt[j * layer.ld_wt + i] = w[i * layer.ld_w + j]
+    update(w, first, second, g, &plan.hyper, step, decays, n)
+    finite = all_finite(w, n)
+    if second != NULL:
+        finite &= all_finite(second, n)
+    elif first != NULL:
+        finite &= all_finite(first, n)
     return finite
+
+
+cdef bint update_tile(const Plan* plan, const Item* item, const floating* g,
+                      Py_ssize_t ld_g, const Step* step) noexcept nogil:
+    """Apply the optimizer to a tile and renew its transposed copy; whether all stayed finite.
+
+    Intercepts do not decay: they are the last row, or column if the layer is narrow.
+    """
+    cdef const Layer* layer = &plan.layers[item.layer]
+    cdef bint finite = True
+    cdef Py_ssize_t i, weights
+    if layer.narrow:
+        weights = min(item.columns, layer.fan_in - item.column)
+        for i in range(item.rows):
+            finite &= update_run(plan, layer, item.offset + i * item.ld, g + i * ld_g, step,
+                                 True, weights)
+            finite &= update_run(plan, layer, item.offset + i * item.ld + weights,
+                                 g + i * ld_g + weights, step, False, item.columns - weights)
+        return finite
+    weights = min(item.rows, layer.fan_in - item.row)
+    finite &= update_run(plan, layer, item.offset, g, step, True, weights * item.ld)
+    finite &= update_run(plan, layer, item.offset + weights * item.ld, g + weights * item.ld,
+                         step, False, (item.rows - weights) * item.ld)
+    if item.layer > 0:
+        transpose_tile(layer, item, weights, <floating*> layer.w + item.offset)
+    return finite
+
+
+cdef void transpose_tile(const Layer* layer, const Item* item, Py_ssize_t rows,
+                         const floating* w) noexcept nogil:
+    """The first ``rows`` rows of a tile of W into W^T."""
+    cdef Py_ssize_t panel = panel_columns(w)
+    cdef Py_ssize_t block, i, j, ld, start, row
+    cdef floating* wt
+    for block in range((rows + UNIT - 1) // UNIT):
+        i = block * UNIT
+        start = (item.row + i) // panel * panel
+        ld = min(panel, padded(layer.fan_in) - start)
+        wt = (<floating*> layer.wt + start * padded(layer.fan_out) + item.column * ld
+              + item.row + i - start)
+        if i + UNIT <= rows:
+            for j in range(item.columns // UNIT):
+                if floating is float:
+                    bcn_transpose_float32(wt + UNIT * j * ld, ld, w + i * item.ld + UNIT * j,
+                                          item.ld)
+                else:
+                    bcn_transpose_float64(wt + UNIT * j * ld, ld, w + i * item.ld + UNIT * j,
+                                          item.ld)
+        else:
+            for j in range(item.columns):
+                for row in range(i, rows):
+                    wt[j * ld + row - i] = w[row * item.ld + j]
 
 
 cdef inline bint poll(Job* job) noexcept nogil:
@@ -444,8 +575,7 @@ cdef void chain_item(Job* job, floating* scratch, int64_t index) noexcept nogil:
         row += job.block_rows
     for i in range(plan.n_items):
         item = &plan.items[i]
-        chain(partial_tile(plan, item, index, scratch), plan.layers[item.layer].ld_w, scratch,
-              plan, item, start, rows)
+        chain(partial_tile(plan, item, index, scratch), item.ld, plan, item, start, rows)
 
 
 cdef void parameters_item(Job* job, floating* scratch, int64_t index) noexcept nogil:
@@ -463,10 +593,8 @@ cdef void update_item(Job* job, floating* scratch, int64_t index) noexcept nogil
     """One tile of the parameters, from the stored gradient: the staged step's second half."""
     cdef const Plan* plan = job.plan
     cdef const Item* item = &plan.items[index]
-    cdef const Layer* layer = &plan.layers[item.layer]
-    cdef const floating* g = <floating*> layer.gradient
-    if not update_tile(plan, item, g + item.row * layer.ld_w + item.column, layer.ld_w,
-                       &job.step):
+    cdef const floating* g = <floating*> plan.layers[item.layer].gradient
+    if not update_tile(plan, item, g + item.offset, item.ld, &job.step):
         bcn_store_minimum(&job.bad_layer, item.layer)
 
 
@@ -481,14 +609,14 @@ cdef void train(Job* job) noexcept nogil:
     for job.batch in range(job.first_batch, job.last_batch):
         job.batch_rows = min(job.batch_size, job.rows - job.batch * job.batch_size)
         block = chain_rows(job.batch_rows) if job.by_chains else job.block_rows
-        bcn_team_phase(&job.team, CHAINS if job.by_chains else ROWS,
+        bcn_team_phase(&plan.team, CHAINS if job.by_chains else ROWS,
                        (job.batch_rows + block - 1) // block)
         if job.stop == DONE and poll(job):
             job.stop = INTERRUPTED
         if job.stop != DONE:
             job.status = <Status> job.stop
             return
-        job.batch_weight = sum_block(<const double*> plan.row_weight, job.batch_rows)
+        job.batch_weight = weight_of(job, 0, job.batch_rows)
         job.loss += sum_block(<const double*> plan.row_loss, job.batch_rows)
         job.weight += job.batch_weight
         if job.batch_weight == 0:
@@ -496,9 +624,9 @@ cdef void train(Job* job) noexcept nogil:
         if job.stage != GRADIENT_ONLY:
             plan.steps += 1
         prepare(&job.step, &plan.hyper, plan.steps)
-        bcn_team_phase(&job.team, PARAMETERS, plan.n_items)
+        bcn_team_phase(&plan.team, PARAMETERS, plan.n_items)
         if job.stage == UPDATE_STAGED:
-            bcn_team_phase(&job.team, UPDATES, plan.n_items)
+            bcn_team_phase(&plan.team, UPDATES, plan.n_items)
         if job.bad_layer != NO_LAYER:
             job.status = BAD_PARAMETERS
             return
@@ -523,7 +651,7 @@ cdef void inference_item(Job* job, floating* scratch, int64_t block,
     if job.has_targets:
         loss_rows(job, scratch, row, position, count)
         job.block_loss[block] = sum_block(<const double*> &plan.row_loss[row], count)
-        job.block_weight[block] = sum_block(<const double*> &plan.row_weight[row], count)
+        job.block_weight[block] = weight_of(job, row, count)
         return
     logits = <floating*> last.a + row * last.ld_a
     out = <floating*> job.out + position * plan.outputs

@@ -12,7 +12,7 @@ from libc.string cimport memset
 
 cimport activations
 cimport optimizers
-from affine cimport STORE, leading, padded, product
+from affine cimport LINE, PANEL_32, PANEL_64, UNIT, leading, padded
 from losses cimport bce, sigmoid, smooth_block, sum_block
 from random cimport philox, shuffle
 from source cimport (
@@ -305,20 +305,20 @@ def apply_activation(int kind, a, slope):
 cdef void product_all(floating* c, const floating* a, const floating* b, Py_ssize_t rows,
                       Py_ssize_t depth, Py_ssize_t columns, bint transpose_a) noexcept nogil:
     if transpose_a:
-        product(c, columns, a, 1, rows, b, columns, rows, depth, columns, STORE)
+        gradient_product(c, columns, a, rows, b, columns, rows, depth, columns)
     else:
-        product(c, columns, a, depth, 1, b, columns, rows, depth, columns, STORE)
+        forward_product(c, columns, a, depth, b, columns, 0, rows, depth, columns, STORE, c)
 
 
 def apply_product(c, a, b, Py_ssize_t rows, Py_ssize_t depth, Py_ssize_t columns,
                   bint transpose_a):
-    """C = A B, or A^T B: (rows, columns) from depth terms each; columns a multiple of 16."""
+    """C = A B, or A^T B: (rows, columns) from depth terms each; columns a multiple of 8."""
     cdef Py_ssize_t size = c.itemsize
     cdef void* c_data = address(c, rows * columns * size, True)
     cdef void* a_data = address(a, rows * depth * size, False)
     cdef void* b_data = address(b, depth * columns * size, False)
-    if columns % 16:
-        raise ValueError(f"columns must be a multiple of 16; got {columns}")
+    if columns % UNIT:
+        raise ValueError(f"columns must be a multiple of {UNIT}; got {columns}")
     if size == 4:
         with nogil:
             product_all(<float*> c_data, <float*> a_data, <float*> b_data, rows, depth, columns,
@@ -367,21 +367,34 @@ cdef bint signal_pending(void* owner) noexcept nogil:
             return True
 
 
-cdef void copy_matrix(floating* to, Py_ssize_t ld_to, const floating* source,
-                      Py_ssize_t ld_source, Py_ssize_t rows, Py_ssize_t columns) noexcept nogil:
-    cdef Py_ssize_t i, j
-    for i in range(rows):
-        for j in range(columns):
-            to[i * ld_to + j] = source[i * ld_source + j]
+cdef void copy_matrix(floating* matrix, const Layer* layer, floating* flat,
+                      bint to_flat) noexcept nogil:
+    """[W; b] of a layer from its stored form to a row-major array, or back."""
+    cdef Py_ssize_t i, j, start, ld, stored_row, stored_column
+    for i in range(layer.fan_in + 1):
+        for j in range(layer.fan_out):
+            stored_row = j if layer.narrow else i
+            stored_column = i if layer.narrow else j
+            start = stored_column // layer.panel * layer.panel
+            ld = min(layer.panel, padded(layer.columns) - start)
+            at = start * layer.rows + stored_row * ld + stored_column - start
+            if to_flat:
+                flat[i * layer.fan_out + j] = matrix[at]
+            else:
+                matrix[at] = flat[i * layer.fan_out + j]
 
 
-cdef void transpose_matrix(floating* to, Py_ssize_t ld_to, const floating* source,
-                           Py_ssize_t ld_source, Py_ssize_t rows,
-                           Py_ssize_t columns) noexcept nogil:
-    cdef Py_ssize_t i, j
-    for i in range(rows):
-        for j in range(columns):
-            to[j * ld_to + i] = source[i * ld_source + j]
+cdef void transpose_all(const Plan* plan, floating* unused) noexcept nogil:
+    """W^T of every layer; ``unused`` gives the type."""
+    cdef Py_ssize_t i
+    cdef const Item* item
+    cdef const Layer* layer
+    for i in range(plan.n_items):
+        item = &plan.items[i]
+        layer = &plan.layers[item.layer]
+        if layer.wt != NULL:
+            transpose_tile(layer, item, min(item.rows, layer.fan_in - item.row),
+                           <const floating*> layer.w + item.offset)
 
 
 cdef enum Part:
@@ -410,86 +423,102 @@ cdef class Engine:
 
     def __cinit__(self, layer_sizes, activation_codes, int item_size, Py_ssize_t capacity,
                   int threads, dict hyper=None):
-        cdef Py_ssize_t row, column, i
+        cdef Py_ssize_t i, matrix, levels, scratch
         cdef Py_ssize_t outputs = layer_sizes[len(layer_sizes) - 1]
         cdef Py_ssize_t rows = capacity if capacity > 0 else threads * INFERENCE_ROWS
-        cdef Py_ssize_t matrix, levels, scratch, tall
-        cdef int l, count
+        cdef int l
         cdef Layer* layer
         cdef void* before
         cdef Plan* plan = &self.plan
-        count = len(layer_sizes) - 1
-        plan.n_layers = count
+        plan.n_layers = len(layer_sizes) - 1
         plan.item_size = item_size
         plan.outputs = outputs
         plan.capacity = rows
         plan.threads = threads
-        plan.layers = <Layer*> self.allocate(count, sizeof(Layer))
+        plan.layers = <Layer*> self.allocate(plan.n_layers, sizeof(Layer))
         if hyper is not None:
             self.set_hyper(hyper)
         before = self.allocate(rows, leading(layer_sizes[0] + 1) * item_size)
-        for l in range(count):
+        for l in range(plan.n_layers):
             layer = &plan.layers[l]
             layer.fan_in = layer_sizes[l]
             layer.fan_out = layer_sizes[l + 1]
             layer.activation = activation_codes[l]
-            layer.ld_w = leading(layer.fan_out)
-            layer.ld_wt = leading(layer.fan_in)
+            layer.narrow = layer.fan_out <= NARROW
+            layer.rows = layer.fan_out if layer.narrow else layer.fan_in + 1
+            layer.columns = layer.fan_in + 1 if layer.narrow else layer.fan_out
+            layer.panel = PANEL_32 if item_size == 4 else PANEL_64
+            if layer.narrow:
+                layer.panel = padded(layer.columns)
             layer.ld_in = leading(layer.fan_in + 1)
             layer.ld_a = leading(layer.fan_out + 1)
+            if layer.narrow and l + 1 == plan.n_layers:
+                layer.ld_a = layer.fan_out  # logits and their deltas lie together
             layer.input = before
             layer.a = self.allocate(rows, layer.ld_a * item_size)
             layer.dz = self.allocate(rows, layer.ld_a * item_size)
-            matrix = layer.ld_w * item_size
-            layer.w = self.allocate(layer.fan_in + 1, matrix)
             before = layer.a
+            matrix = padded(layer.columns) * item_size
+            layer.w = self.allocate(layer.rows, matrix)
             if capacity == 0:
                 continue
-            layer.gradient = self.allocate(layer.fan_in + 1, matrix)
-            layer.wt = self.allocate(padded(layer.fan_out), layer.ld_wt * item_size)
+            layer.gradient = self.allocate(layer.rows, matrix)
+            if l > 0 and not layer.narrow:
+                layer.wt = self.allocate(padded(layer.fan_out), padded(layer.fan_in) * item_size)
             if hyper is not None and optimizers.state_count(&plan.hyper) > 0:
-                layer.first = self.allocate(layer.fan_in + 1, matrix)
+                layer.first = self.allocate(layer.rows, matrix)
             if hyper is not None and optimizers.state_count(&plan.hyper) > 1:
-                layer.second = self.allocate(layer.fan_in + 1, matrix)
+                layer.second = self.allocate(layer.rows, matrix)
         plan.row_loss = <double*> self.allocate(rows, sizeof(double))
         plan.row_weight = <double*> self.allocate(rows, sizeof(double))
-        plan.pos_weight = self.allocate(outputs, item_size)
         levels = 3
         while chain_rows(rows) << (levels - 2) < rows:
             levels += 1
-        # `loss_rows` keeps six numbers an output of each row of a block.
-        scratch = max(ITEM_SIZE * levels,
-                      6 * outputs * max(<Py_ssize_t> INFERENCE_ROWS, self.most_rows() + 5))
+        i = outputs * max(<Py_ssize_t> INFERENCE_ROWS, self.most_rows() + 5)
+        plan.pos_weight = self.allocate(i, item_size)
+        scratch = max(ITEM_SIZE * levels, 5 * i)  # `loss_rows` keeps five numbers an output
         plan.members = <bcn_member*> self.allocate(threads, sizeof(bcn_member))
         plan.scratch = <void**> self.allocate(threads, sizeof(void*))
         for i in range(threads):
             plan.scratch[i] = self.allocate(scratch, item_size)
         if capacity == 0:
             return
-        for l in range(count):
-            layer = &plan.layers[l]
-            tall = NARROW_ROWS if layer.fan_out <= NARROW else ITEM_ROWS
-            plan.n_items += ((layer.fan_in + tall) // tall
-                             * ((padded(layer.fan_out) + ITEM_COLUMNS - 1) // ITEM_COLUMNS))
         if threads > 1 and self.has_partials(rows):
-            for l in range(count):
+            for l in range(plan.n_layers):
                 layer = &plan.layers[l]
-                layer.partial = self.allocate(MOST_PARTIALS * (layer.fan_in + 1),
-                                              layer.ld_w * item_size)
+                layer.partial = self.allocate(MOST_PARTIALS * layer.rows,
+                                              padded(layer.columns) * item_size)
+        plan.n_items = self.cut(NULL)
         plan.items = <Item*> self.allocate(plan.n_items, sizeof(Item))
-        i = 0
-        for l in range(count):
-            layer = &plan.layers[l]
-            tall = NARROW_ROWS if layer.fan_out <= NARROW else ITEM_ROWS
-            for row in range(0, layer.fan_in + 1, tall):
-                for column in range(0, padded(layer.fan_out), ITEM_COLUMNS):
-                    plan.items[i].layer = l
-                    plan.items[i].row = row
-                    plan.items[i].rows = min(tall, layer.fan_in + 1 - row)
-                    plan.items[i].column = column
-                    plan.items[i].columns = min(<Py_ssize_t> ITEM_COLUMNS,
-                                                padded(layer.fan_out) - column)
-                    i += 1
+        self.cut(plan.items)
+
+    cdef Py_ssize_t cut(self, Item* items):
+        """Cut every layer's matrix into tiles, written where ``items`` is not NULL; their number.
+
+        A tile has the rows that fill it where the panel is whole, or a narrow layer's all.
+        """
+        cdef Py_ssize_t count = 0
+        cdef Py_ssize_t start, row, column, rows, columns, ld
+        cdef const Layer* layer
+        cdef int l
+        for l in range(self.plan.n_layers):
+            layer = &self.plan.layers[l]
+            rows = NARROW if layer.narrow else ITEM_SIZE // layer.panel
+            for start in range(0, padded(layer.columns), layer.panel):
+                ld = min(layer.panel, padded(layer.columns) - start)
+                columns = min(ld, <Py_ssize_t> (ITEM_SIZE // rows))
+                for row in range(0, layer.rows, rows):
+                    for column in range(start, start + ld, columns):
+                        if items != NULL:
+                            items[count].layer = l
+                            items[count].row = row
+                            items[count].rows = min(rows, layer.rows - row)
+                            items[count].column = column
+                            items[count].columns = min(columns, start + ld - column)
+                            items[count].offset = start * layer.rows + row * ld + column - start
+                            items[count].ld = ld
+                        count += 1
+        return count
 
     cdef void* allocate(self, Py_ssize_t count, Py_ssize_t size) except NULL:
         """count * size zeroed bytes, freed with the engine."""
@@ -530,7 +559,7 @@ cdef class Engine:
         cdef Py_ssize_t chains = (rows + chain_rows(rows) - 1) // chain_rows(rows)
         cdef int l
         for l in range(self.plan.n_layers):
-            parameters += (self.plan.layers[l].fan_in + 1) * self.plan.layers[l].ld_w
+            parameters += self.plan.layers[l].rows * padded(self.plan.layers[l].columns)
             width += 2 * self.plan.layers[l].ld_a
         return 2 <= chains <= MOST_PARTIALS and chains * parameters < rows * width
 
@@ -593,45 +622,29 @@ cdef class Engine:
             count += (self.plan.layers[l].fan_in + 1) * self.plan.layers[l].fan_out
         return count * self.plan.item_size
 
-    def load(self, int which, flat):
-        """Copy a flat array W1, b1, W2, b2, … into a part. Holds the GIL: no mixture is seen."""
-        cdef char* p = <char*> address(flat, self.flat_size(), False)
+    cdef void copy(self, int which, char* p, bint to_flat):
+        """Copy a part to or from a flat array W1, b1, W2, b2, …. Holds the GIL."""
         cdef const Layer* layer
-        cdef void* matrix
         cdef int l
         for l in range(self.plan.n_layers):
             layer = &self.plan.layers[l]
-            matrix = self.part(layer, which)
             if self.plan.item_size == 4:
-                copy_matrix(<float*> matrix, layer.ld_w, <float*> p, layer.fan_out,
-                            layer.fan_in + 1, layer.fan_out)
-                if which == WEIGHTS and layer.wt != NULL:
-                    transpose_matrix(<float*> layer.wt, layer.ld_wt, <float*> p, layer.fan_out,
-                                     layer.fan_in, layer.fan_out)
+                copy_matrix(<float*> self.part(layer, which), layer, <float*> p, to_flat)
             else:
-                copy_matrix(<double*> matrix, layer.ld_w, <double*> p, layer.fan_out,
-                            layer.fan_in + 1, layer.fan_out)
-                if which == WEIGHTS and layer.wt != NULL:
-                    transpose_matrix(<double*> layer.wt, layer.ld_wt, <double*> p,
-                                     layer.fan_out, layer.fan_in, layer.fan_out)
+                copy_matrix(<double*> self.part(layer, which), layer, <double*> p, to_flat)
             p += (layer.fan_in + 1) * layer.fan_out * self.plan.item_size
 
+    def load(self, int which, flat):
+        """Copy a flat array W1, b1, W2, b2, … into a part: no mixture is seen."""
+        self.copy(which, <char*> address(flat, self.flat_size(), False), False)
+        if which == WEIGHTS and self.plan.item_size == 4:
+            transpose_all(&self.plan, <float*> NULL)
+        elif which == WEIGHTS:
+            transpose_all(&self.plan, <double*> NULL)
+
     def store(self, int which, flat):
-        """Copy a part into a flat array W1, b1, W2, b2, …. Holds the GIL."""
-        cdef char* p = <char*> address(flat, self.flat_size(), True)
-        cdef const Layer* layer
-        cdef void* matrix
-        cdef int l
-        for l in range(self.plan.n_layers):
-            layer = &self.plan.layers[l]
-            matrix = self.part(layer, which)
-            if self.plan.item_size == 4:
-                copy_matrix(<float*> p, layer.fan_out, <float*> matrix, layer.ld_w,
-                            layer.fan_in + 1, layer.fan_out)
-            else:
-                copy_matrix(<double*> p, layer.fan_out, <double*> matrix, layer.ld_w,
-                            layer.fan_in + 1, layer.fan_out)
-            p += (layer.fan_in + 1) * layer.fan_out * self.plan.item_size
+        """Copy a part into a flat array W1, b1, W2, b2, …."""
+        self.copy(which, <char*> address(flat, self.flat_size(), True), True)
 
     def publish(self, list parts, optimizer, Py_ssize_t epoch):
         """Store each (part, flat array), and the counters in ``optimizer``: all or nothing.
@@ -645,7 +658,7 @@ cdef class Engine:
 
     cdef void prepare_job(self, Job* job, Source x, Source y, Source weight, pos_weight,
                           double smoothing):
-        cdef Py_ssize_t j
+        cdef Py_ssize_t i
         memset(job, 0, sizeof(Job))
         job.plan = &self.plan
         job.owner = <void*> self
@@ -661,12 +674,13 @@ cdef class Engine:
         if weight is not None:
             job.has_sample_weight = True
             job.sample_weight = weight.layout
-        for j in range(self.plan.outputs):
-            value = 1.0 if pos_weight is None else pos_weight[j]
+        for i in range(self.plan.outputs * max(<Py_ssize_t> INFERENCE_ROWS,
+                                               self.most_rows() + 5)):
+            value = 1.0 if pos_weight is None else pos_weight[i % self.plan.outputs]
             if self.plan.item_size == 4:
-                (<float*> self.plan.pos_weight)[j] = value
+                (<float*> self.plan.pos_weight)[i] = value
             else:
-                (<double*> self.plan.pos_weight)[j] = value
+                (<double*> self.plan.pos_weight)[i] = value
 
     cdef raise_pending(self):
         if self.pending is not None:
@@ -701,9 +715,9 @@ cdef class Engine:
         job.by_chains = (self.plan.layers[0].partial != NULL and batch_size > chain_rows(batch_size)
                          and 1 < threads <= (batch_size - 1) // chain_rows(batch_size) + 1)
         with nogil:
-            bcn_team_start(&job.team, threads, self.plan.members, work_item, &job)
+            bcn_team_start(&self.plan.team, threads, self.plan.members, work_item, &job)
             train(&job)
-            bcn_team_stop(&job.team)
+            bcn_team_stop(&self.plan.team)
         return (<int> job.status, job.batch, job.loss, job.weight,
                 -1 if job.bad_layer == NO_LAYER else job.bad_layer)
 
@@ -717,10 +731,10 @@ cdef class Engine:
         cdef Py_ssize_t blocks = (job.rows + INFERENCE_ROWS - 1) // INFERENCE_ROWS
         job.inference = True
         with nogil:
-            bcn_team_start(&job.team, min(threads, self.plan.threads), self.plan.members,
+            bcn_team_start(&self.plan.team, min(threads, self.plan.threads), self.plan.members,
                            work_item, job)
-            bcn_team_phase(&job.team, 0, blocks)
-            bcn_team_stop(&job.team)
+            bcn_team_phase(&self.plan.team, 0, blocks)
+            bcn_team_stop(&self.plan.team)
 
     def predict(self, Source x not None, out, bint probabilities, int threads):
         """Logits, or probabilities, of every row into the C-contiguous ``out``."""

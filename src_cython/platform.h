@@ -9,6 +9,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -49,30 +50,86 @@ static inline uint64_t bcn_high_product(uint64_t a, uint64_t b)
 }
 
 /* ---- tiles of the matrix products ----------------------------------------------------------
- * Columns come in units of 16 elements; a tile is ROWS x (UNITS * 16) accumulators, chosen so
+ * Columns come in units of 8 elements; a tile is ROWS x (UNITS * 8) accumulators, chosen so
  * that they and one row of B fit the vector registers.
  *   v4: 32 registers of 16 float32.   6 x 64: 24 accumulators, 4 of B.
  *   v3: 16 registers of  8 float32.   6 x 16: 12 accumulators, 2 of B.
  *   v2: 16 registers of  4 float32.   3 x 16: 12 accumulators, 2-4 of B.
+ * Narrower strips have 7 rows: the most that gcc unrolls before it vectorises 8 columns.
  */
 #if defined(__AVX512F__)
-#define bcn_units_float32 4
+#define bcn_units_float32 8
 #define bcn_rows_float32 6
-#define bcn_units_float64 2
+#define bcn_units_float64 4
 #define bcn_rows_float64 6
-#define bcn_rows_narrow 8
+#define bcn_rows_narrow 7
 #elif defined(__AVX2__)
-#define bcn_units_float32 1
+#define bcn_units_float32 2
 #define bcn_rows_float32 6
 #define bcn_units_float64 1
-#define bcn_rows_float64 3
-#define bcn_rows_narrow 6
+#define bcn_rows_float64 6
+#define bcn_rows_narrow 7
 #else
-#define bcn_units_float32 1
+#define bcn_units_float32 2
 #define bcn_rows_float32 3
 #define bcn_units_float64 1
-#define bcn_rows_float64 2
-#define bcn_rows_narrow 3
+#define bcn_rows_float64 3
+#define bcn_rows_narrow 7
+#endif
+
+/* ---- transposes: `to` gets 8 x 8 elements of `from`, exchanged ------------------------------
+ * Three rounds of exchanges in registers: element by element it took as long as the products of
+ * a small batch.
+ */
+#if defined(__AVX__)
+static inline void bcn_transpose_float32(float *to, ptrdiff_t ld_to, const float *from,
+                                         ptrdiff_t ld_from)
+{
+    __m256 r[8], s[8];
+    for (int i = 0; i < 8; i++) r[i] = _mm256_loadu_ps(from + i * ld_from);
+    for (int i = 0; i < 8; i += 2) {
+        s[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+        s[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+        r[i] = _mm256_shuffle_ps(s[i], s[i + 2], 0x44);
+        r[i + 1] = _mm256_shuffle_ps(s[i], s[i + 2], 0xEE);
+        r[i + 2] = _mm256_shuffle_ps(s[i + 1], s[i + 3], 0x44);
+        r[i + 3] = _mm256_shuffle_ps(s[i + 1], s[i + 3], 0xEE);
+    }
+    for (int i = 0; i < 4; i++) {
+        _mm256_storeu_ps(to + i * ld_to, _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
+        _mm256_storeu_ps(to + (i + 4) * ld_to, _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
+    }
+}
+static inline void bcn_transpose_float64(double *to, ptrdiff_t ld_to, const double *from,
+                                         ptrdiff_t ld_from)
+{
+    for (int i = 0; i < 8; i += 4)
+        for (int j = 0; j < 8; j += 4) {
+            __m256d r[4], s[4];
+            for (int k = 0; k < 4; k++) r[k] = _mm256_loadu_pd(from + (i + k) * ld_from + j);
+            for (int k = 0; k < 4; k += 2) {
+                s[k] = _mm256_unpacklo_pd(r[k], r[k + 1]);
+                s[k + 1] = _mm256_unpackhi_pd(r[k], r[k + 1]);
+            }
+            for (int k = 0; k < 2; k++) {
+                _mm256_storeu_pd(to + (j + k) * ld_to + i,
+                                 _mm256_permute2f128_pd(s[k], s[k + 2], 0x20));
+                _mm256_storeu_pd(to + (j + k + 2) * ld_to + i,
+                                 _mm256_permute2f128_pd(s[k], s[k + 2], 0x31));
+            }
+        }
+}
+#else
+#define BCN_TRANSPOSE(name, type)                                                              \
+static inline void name(type *to, ptrdiff_t ld_to, const type *from, ptrdiff_t ld_from)        \
+{                                                                                              \
+    for (int j = 0; j < 8; j++)                                                                \
+        for (int i = 0; i < 8; i++) to[j * ld_to + i] = from[i * ld_from + j];                 \
+}
+BCN_TRANSPOSE(bcn_transpose_float32, float)
+BCN_TRANSPOSE(bcn_transpose_float64, double)
 #endif
 
 /* Ask for the cache line at p; p need not be readable. */
@@ -142,7 +199,7 @@ typedef struct bcn_team {
     int64_t stop;
     char padding[24];       /* what follows changes rarely: another cache line */
     int64_t reopen;         /* when, in ns */
-    int64_t closed_for;     /* ns, the last time */
+    int64_t closed_for;     /* ns, the last time; 0 at first */
     int helpers;
     void (*work)(void *context, int kind, int64_t item, int thread);
     void *context;
@@ -218,16 +275,20 @@ static void *bcn_helper(void *argument)
     }
 }
 
-/* Start up to size - 1 helpers; fewer if the system refuses. `members` has room for size. */
+/* Start up to size - 1 helpers; fewer if the system refuses. `members` has room for size. The
+ * team is zero before its first start; what it learned of long waits lasts to the next.
+ */
 static inline void bcn_team_start(bcn_team *team, int size, bcn_member *members,
                                   void (*work)(void *, int, int64_t, int), void *context)
 {
     sigset_t all, before;
-    memset(team, 0, sizeof *team);
+    team->ticket = 0;
+    team->sleepers = team->stop = 0;
+    team->helpers = 0;
     team->work = work;
     team->context = context;
     team->members = members;
-    team->closed_for = bcn_first_closing;
+    if (team->closed_for == 0) team->closed_for = bcn_first_closing;
     pthread_mutex_init(&team->lock, NULL);
     pthread_cond_init(&team->opened, NULL);
     if (size <= 1) return;

@@ -81,6 +81,33 @@ cdef inline void read_items(floating* out, stored item, const char* p, Py_ssize_
         out[i] = <floating> item
 
 
+cdef inline bint is_plain(const Layout* s, const floating* unused) noexcept nogil:
+    """Whether rows can be read as they lie: the type of ``unused``, aligned, contiguous."""
+    if floating is float and s.code != FLOAT32 or floating is double and s.code != FLOAT64:
+        return False
+    if s.swapped:
+        return False
+    if <size_t> s.data % sizeof(floating) != 0 or s.strides[0] % sizeof(floating) != 0:
+        return False
+    return s.dimensions == 1 or s.strides[1] == sizeof(floating)
+
+
+cdef inline void copy_run(floating* out, const floating* p, Py_ssize_t n) noexcept nogil:
+    """n numbers: eights, the last of which may overlap the one before."""
+    cdef Py_ssize_t i = 0
+    cdef Py_ssize_t j
+    if n < 8:
+        for j in range(n):
+            out[j] = p[j]
+        return
+    while i + 8 <= n:
+        for j in range(8):
+            out[i + j] = p[i + j]
+        i += 8
+    for j in range(8):
+        out[n - 8 + j] = p[n - 8 + j]
+
+
 cdef inline void read_run(floating* out, const Layout* s, const char* p, Py_ssize_t stride,
                           Py_ssize_t n) noexcept nogil:
     """n items from p on, ``stride`` bytes apart, converted."""
@@ -88,9 +115,7 @@ cdef inline void read_run(floating* out, const Layout* s, const char* p, Py_ssiz
     cdef uint16_t half
     if not s.swapped and stride == sizeof(floating) and <size_t> p % sizeof(floating) == 0 and (
             s.code == FLOAT32 and floating is float or s.code == FLOAT64 and floating is double):
-        # A loop: for the few numbers of a row, a call of memcpy took twice the time.
-        for i in range(n):
-            out[i] = (<const floating*> p)[i]
+        copy_run(out, <const floating*> p, n)
     elif s.code == FLOAT32:
         read_items(out, <float> 0, p, stride, n, s.swapped)
     elif s.code == FLOAT64:

@@ -40,12 +40,13 @@ cdef inline floating leaky_relu(floating* slope, floating z) noexcept nogil:
 
 cdef inline floating expm1_negative(floating* e, floating x) noexcept nogil:
     """exp(-x) - 1 for x >= 0, accurate near 0; ``e`` receives exp(-x)."""
+    cdef floating one = 1
     cdef floating half, rest, r, r_tail, p, power
     r = exp_reduce(&r_tail, &half, &rest, x)
     p = r + muladd(r * r, exp_polynomial(r), r_tail)  # exp(r) - 1
     power = half * rest
     e[0] = muladd(power, p, power)
-    return muladd(power, p, power - 1)
+    return muladd(power, p, power - one)
 
 
 cdef inline floating elu(floating* slope, floating z) noexcept nogil:
@@ -74,7 +75,7 @@ cdef inline floating gelu(floating* slope, floating z) noexcept nogil:
     else:
         limit = 38.7
     tail = normal_tail(&density, absolute(z))
-    probability = tail if z < 0 else 1 - tail
+    probability = tail if z < 0 else <floating> 1 - tail
     a = z * probability
     slope[0] = 1 if z > limit else (0 if z < -limit else muladd(z, density, probability))
     return 0 if z < -limit else a  # -inf * 0
@@ -97,12 +98,13 @@ cdef inline floating silu(floating* slope, floating z) noexcept nogil:
 
 cdef inline floating tanh(floating* slope, floating z) noexcept nogil:
     """g(z) = tanh z = -(e - 1) / (1 + e), e = exp(-2 |z|); g' = 4 e / (1 + e)^2."""
+    cdef floating one = 1
     cdef floating e, inverse
     cdef floating x = absolute(z)
     cdef floating below = expm1_negative(&e, x + x)
-    inverse = 1 / (1 + e)
-    slope[0] = 4 * e * inverse * inverse
-    return with_sign(-below / (2 + below), z)
+    inverse = one / (one + e)
+    slope[0] = <floating> 4 * e * inverse * inverse
+    return with_sign(-below / (<floating> 2 + below), z)
 
 
 cdef inline floating logistic(floating* slope, floating z) noexcept nogil:

@@ -21,6 +21,10 @@ cdef extern from "platform.h" nogil:
         bcn_rows_float32
         bcn_rows_float64
         bcn_rows_narrow
+    void bcn_transpose_float32(float* to, Py_ssize_t ld_to, const float* source,
+                               Py_ssize_t ld_source)
+    void bcn_transpose_float64(double* to, Py_ssize_t ld_to, const double* source,
+                               Py_ssize_t ld_source)
 
 cdef enum:
     UNIT = 8  # columns of the narrowest tile
@@ -158,15 +162,42 @@ cdef inline void product(floating* c, Py_ssize_t ldc, const floating* a, Py_ssiz
         b += panel_size if panel_size > 0 and j % panel == 0 else units * UNIT
 
 
-cdef inline floating dot(const floating* a, const floating* b, Py_ssize_t n) noexcept nogil:
-    """sum a_i b_i of n terms, a multiple of 8: 8 chains, then a tree. One fixed order."""
-    cdef floating lanes[UNIT]
+cdef inline void dot_lanes(floating* lanes, const floating* a, const floating* b,
+                           Py_ssize_t n) noexcept nogil:
+    """The 8 chains of a dot product of n terms, a multiple of 8: lane j has terms j, j + 8, …"""
+    cdef floating sums[UNIT]
     cdef Py_ssize_t i, j
     for j in range(UNIT):
-        lanes[j] = 0
+        sums[j] = 0
     for i in range(n // UNIT):
         for j in range(UNIT):
-            lanes[j] = muladd(a[UNIT * i + j], b[UNIT * i + j], lanes[j])
-    return ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + (
-        (lanes[1] + lanes[5]) + (lanes[3] + lanes[7])
-    )
+            sums[j] = muladd(a[UNIT * i + j], b[UNIT * i + j], sums[j])
+    for j in range(UNIT):
+        lanes[j] = sums[j]
+
+
+cdef inline void dots(floating* c, Py_ssize_t c_row, const floating* a, Py_ssize_t lda,
+                      const floating* b, Py_ssize_t n, Py_ssize_t rows) noexcept nogil:
+    """c_i = sum over k of a(i, k) b_k: 8 chains, then a tree, in one fixed order for every row.
+
+    The trees of 8 rows are added side by side.
+    """
+    cdef floating lanes[UNIT * UNIT]
+    cdef floating turned[UNIT * UNIT]
+    cdef floating sums[UNIT]
+    cdef Py_ssize_t start, count, i
+    for start in range(0, rows, 8):
+        count = min(<Py_ssize_t> UNIT, rows - start)
+        for i in range(count):
+            dot_lanes(lanes + UNIT * i, a + (start + i) * lda, b, n)
+        if floating is float:
+            bcn_transpose_float32(turned, UNIT, lanes, UNIT)
+        else:
+            bcn_transpose_float64(turned, UNIT, lanes, UNIT)
+        for i in range(UNIT):
+            sums[i] = ((turned[i] + turned[4 * UNIT + i])
+                       + (turned[2 * UNIT + i] + turned[6 * UNIT + i])) + (
+                (turned[UNIT + i] + turned[5 * UNIT + i])
+                + (turned[3 * UNIT + i] + turned[7 * UNIT + i]))
+        for i in range(count):
+            c[(start + i) * c_row] = sums[i]

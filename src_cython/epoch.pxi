@@ -26,12 +26,13 @@ from libc.stdint cimport int32_t, int64_t
 
 from activations cimport RELU as RELU_ACTIVATION, activate
 from affine cimport (
-    Finish, GATE, MULTIPLY, PANEL_32, PANEL_64, RELU, STORE, UNIT, dot, leading, padded, product,
+    Finish, GATE, MULTIPLY, PANEL_32, PANEL_64, RELU, STORE, UNIT, bcn_transpose_float32,
+    bcn_transpose_float64, dots, leading, padded, product,
 )
 from losses cimport bce_block, sigmoid, smooth_block, sum_block
 from optimizers cimport Hyper, Step, prepare, update
 from source cimport Layout, copy_run, is_plain, prefetch_row, read_row
-from vecmath cimport bcn_bits32, bcn_bits64, floating
+from vecmath cimport floating, not_finite
 
 cdef extern from "platform.h" nogil:
     ctypedef struct bcn_member:
@@ -42,10 +43,6 @@ cdef extern from "platform.h" nogil:
     void bcn_store(int64_t* p, int64_t value)
     int64_t bcn_load(int64_t* p)
     void bcn_store_minimum(int64_t* p, int64_t value)
-    void bcn_transpose_float32(float* to, Py_ssize_t ld_to, const float* source,
-                               Py_ssize_t ld_source)
-    void bcn_transpose_float64(double* to, Py_ssize_t ld_to, const double* source,
-                               Py_ssize_t ld_source)
     void bcn_team_start(bcn_team* team, int size, bcn_member* members,
                         void (*work)(void*, int, int64_t, int) noexcept nogil, void* context)
     void bcn_team_phase(bcn_team* team, int kind, int64_t count)
@@ -58,7 +55,7 @@ cdef enum:
     POLL_NANOSECONDS = 40000000  # between looks for signals
     MOST_PARTIALS = 4  # chains of a batch whose gradients may be kept apart
     NO_LAYER = 1 << 30
-    PREFETCH = 8  # rows that a gather looks ahead: shuffled rows lie anywhere in memory
+    PREFETCH = 24  # rows that a gather looks ahead: shuffled rows lie anywhere in memory
 
 cdef enum Stage:
     UPDATE_PLAIN  # gradient and update in one pass over the tiles
@@ -177,15 +174,10 @@ cdef inline Py_ssize_t source_row(const Job* job, Py_ssize_t position) noexcept 
 
 
 cdef inline bint all_finite(const floating* values, Py_ssize_t n) noexcept nogil:
-    """Whether no exponent is all ones: integer operations, so the loop vectorises."""
     cdef Py_ssize_t i
     cdef bint bad = False
-    if floating is float:
-        for i in range(n):
-            bad |= (bcn_bits32(values[i]) & 0x7F800000u) == 0x7F800000u
-    else:
-        for i in range(n):
-            bad |= (bcn_bits64(values[i]) & 0x7FF0000000000000u) == 0x7FF0000000000000u
+    for i in range(n):
+        bad |= not_finite(values[i])
     return not bad
 
 
@@ -212,7 +204,7 @@ cdef void gather(const Job* job, floating* x, Py_ssize_t buffer_row, Py_ssize_t 
     cdef Py_ssize_t i, row
     x += buffer_row * layer.ld_in
     for i in range(rows):
-        if i + PREFETCH < rows:
+        if position + i + PREFETCH < job.rows:  # also of the block to come
             prefetch_row(&job.x, source_row(job, position + i + PREFETCH))
         row = source_row(job, position + i)
         if plain:
@@ -241,10 +233,9 @@ cdef void forward(const Plan* plan, floating* scratch, Py_ssize_t row,
         a = <floating*> layer.a + row * layer.ld_a
         if layer.narrow:
             width = padded(layer.fan_in + 1)
-            for i in range(rows):
-                for j in range(layer.fan_out):
-                    a[i * layer.ld_a + j] = dot(before + i * layer.ld_in,
-                                                <floating*> layer.w + j * width, width)
+            for j in range(layer.fan_out):
+                dots(a + j, layer.ld_a, before, layer.ld_in, <floating*> layer.w + j * width,
+                     width, rows)
         else:
             forward_product(a, layer.ld_a, before, layer.ld_in, <floating*> layer.w, 0,
                             layer.panel * layer.rows, rows, layer.fan_in + 1,
@@ -467,18 +458,11 @@ cdef bint update_run(const Plan* plan, const Layer* layer, Py_ssize_t offset,
     cdef floating* w = <floating*> layer.w + offset
     cdef floating* first = NULL
     cdef floating* second = NULL
-    cdef bint finite
     if layer.first != NULL:
         first = <floating*> layer.first + offset
     if layer.second != NULL:
         second = <floating*> layer.second + offset
-    update(w, first, second, g, &plan.hyper, step, decays, n)
-    finite = all_finite(w, n)
-    if second != NULL:
-        finite &= all_finite(second, n)
-    elif first != NULL:
-        finite &= all_finite(first, n)
-    return finite
+    return update(w, first, second, g, &plan.hyper, step, decays, n)
 
 
 cdef bint update_tile(const Plan* plan, const Item* item, const floating* g,

@@ -22,14 +22,15 @@ cdef inline floating sigmoid(floating z) noexcept nogil:
 
 cdef inline floating bce(floating* dz, floating z, floating t, floating w) noexcept nogil:
     """The loss of one logit; its derivative goes to ``dz``."""
+    cdef floating one = 1
     cdef floating x, e, e_tail, big, small, p, q, negative, negative_tail, positive, slope
     x = absolute(z)
     e = exp_pair(&e_tail, x)
     big = sigmoid_pair(&small, e, e_tail)
     p = small if z < 0 else big  # s(z)
     q = big if z < 0 else small  # s(-z)
-    negative = 1 - t
-    negative_tail = (1 - negative) - t  # what 1 - t lost to rounding
+    negative = one - t
+    negative_tail = (one - negative) - t  # what 1 - t lost to rounding
     positive = w * t
     slope = muladd(negative, p, muladd(negative_tail, p, -positive * q))
     dz[0] = -positive * q if negative == 0 else slope  # keeps the sign of a vanishing gradient

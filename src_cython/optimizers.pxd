@@ -1,8 +1,8 @@
 # Update rules: each is one function from a parameter w and its gradient g, with up to two
-# state values, to the new ones, and one row in `update`. `prepare` computes what a step has in
-# common. module.pxi gives the rules their names in Python.
+# state values, to the new ones, and one row in `update`. Each returns whether a new value is
+# not finite: the check hides behind the divisions. `prepare` computes what a step has in common. module.pxi gives the rules their names in Python.
 
-from vecmath cimport floating, muladd, square_root
+from vecmath cimport floating, muladd, not_finite, square_root
 
 cdef enum Rule:
     SGD
@@ -65,30 +65,37 @@ cdef inline int state_count(const Hyper* h) noexcept nogil:
     return 0
 
 
-cdef inline void sgd(floating* w, const floating* g, floating rate, floating decay,
+cdef inline bint sgd(floating* w, const floating* g, floating rate, floating decay,
                      Py_ssize_t n) noexcept nogil:
     """w -= rate g."""
     cdef Py_ssize_t i
+    cdef bint bad = False
     for i in range(n):
         w[i] = muladd(-rate, g[i], w[i] * decay)
+        bad |= not_finite(w[i])
+    return bad
 
 
-cdef inline void sgd_momentum(floating* w, floating* m, const floating* g, floating rate,
+cdef inline bint sgd_momentum(floating* w, floating* m, const floating* g, floating rate,
                               floating decay, floating momentum, bint nesterov,
                               Py_ssize_t n) noexcept nogil:
     """m = momentum m + g; w -= rate m, or rate (g + momentum m) with Nesterov's look-ahead."""
     cdef Py_ssize_t i
+    cdef bint bad = False
     if nesterov:
         for i in range(n):
             m[i] = muladd(momentum, m[i], g[i])
             w[i] = muladd(-rate, muladd(momentum, m[i], g[i]), w[i] * decay)
+            bad |= not_finite(w[i]) | not_finite(m[i])
     else:
         for i in range(n):
             m[i] = muladd(momentum, m[i], g[i])
             w[i] = muladd(-rate, m[i], w[i] * decay)
+            bad |= not_finite(w[i]) | not_finite(m[i])
+    return bad
 
 
-cdef inline void adam(floating* w, floating* m, floating* v, const floating* g, floating rate,
+cdef inline bint adam(floating* w, floating* m, floating* v, const floating* g, floating rate,
                       floating decay, floating beta_1, floating fresh_1, floating beta_2,
                       floating fresh_2, floating root_scale, floating epsilon,
                       Py_ssize_t n) noexcept nogil:
@@ -96,37 +103,48 @@ cdef inline void adam(floating* w, floating* m, floating* v, const floating* g, 
     w -= rate m / (root_scale sqrt(v) + epsilon)."""
     cdef Py_ssize_t i
     cdef floating step
+    cdef bint bad = False
     for i in range(n):
         m[i] = muladd(beta_1, m[i], fresh_1 * g[i])
         v[i] = muladd(beta_2, v[i], fresh_2 * g[i] * g[i])
         step = m[i] / muladd(root_scale, square_root(v[i]), epsilon)
         w[i] = muladd(-rate, step, w[i] * decay)
+        bad |= not_finite(w[i]) | not_finite(v[i])
+    return bad
 
 
-cdef inline void rmsprop(floating* w, floating* v, const floating* g, floating rate,
+cdef inline bint rmsprop(floating* w, floating* v, const floating* g, floating rate,
                          floating decay, floating rho, floating fresh, floating epsilon,
                          Py_ssize_t n) noexcept nogil:
     """v = rho v + fresh g^2, fresh = 1 - rho; w -= rate g / (sqrt(v) + epsilon)."""
     cdef Py_ssize_t i
+    cdef bint bad = False
     for i in range(n):
         v[i] = muladd(rho, v[i], fresh * g[i] * g[i])
         w[i] = muladd(-rate, g[i] / (square_root(v[i]) + epsilon), w[i] * decay)
+        bad |= not_finite(w[i]) | not_finite(v[i])
+    return bad
 
 
-cdef inline void update(floating* w, floating* first, floating* second, const floating* g,
+cdef inline bint update(floating* w, floating* first, floating* second, const floating* g,
                         const Hyper* h, const Step* step, bint decays,
                         Py_ssize_t n) noexcept nogil:
-    """Apply the rule to n parameters; ``first`` and ``second`` are their state, if any."""
+    """Apply the rule to n parameters; ``first`` and ``second`` are their state, if any.
+
+    Returns whether the new parameters and state are all finite.
+    """
     cdef floating rate = <floating> step.rate
     cdef floating decay = <floating> (step.decay if decays else 1.0)
     if h.rule == SGD and h.momentum == 0:
-        sgd(w, g, rate, decay, n)
+        return not sgd(w, g, rate, decay, n)
     elif h.rule == SGD:
-        sgd_momentum(w, first, g, rate, decay, <floating> h.momentum, h.nesterov, n)
+        return not sgd_momentum(w, first, g, rate, decay, <floating> h.momentum, h.nesterov,
+                                n)
     elif h.rule == ADAM:
-        adam(w, first, second, g, rate, decay, <floating> h.beta_1, <floating> (1 - h.beta_1),
-             <floating> h.beta_2, <floating> (1 - h.beta_2), <floating> step.root_scale,
-             <floating> h.epsilon, n)
-    elif h.rule == RMSPROP:
-        rmsprop(w, first, g, rate, decay, <floating> h.rho, <floating> (1 - h.rho),
-                <floating> h.epsilon, n)
+        return not adam(w, first, second, g, rate, decay, <floating> h.beta_1,
+                        <floating> (1 - h.beta_1), <floating> h.beta_2,
+                        <floating> (1 - h.beta_2), <floating> step.root_scale,
+                        <floating> h.epsilon, n)
+    else:  # RMSPROP
+        return not rmsprop(w, first, g, rate, decay, <floating> h.rho, <floating> (1 - h.rho),
+                           <floating> h.epsilon, n)

@@ -62,19 +62,19 @@ static inline uint64_t bcn_high_product(uint64_t a, uint64_t b)
 #define bcn_rows_float32 6
 #define bcn_units_float64 4
 #define bcn_rows_float64 6
-#define bcn_rows_narrow 7
+#define bcn_rows_narrow 6
 #elif defined(__AVX2__)
 #define bcn_units_float32 2
 #define bcn_rows_float32 6
 #define bcn_units_float64 1
 #define bcn_rows_float64 6
-#define bcn_rows_narrow 7
+#define bcn_rows_narrow 6
 #else
 #define bcn_units_float32 2
 #define bcn_rows_float32 3
 #define bcn_units_float64 1
 #define bcn_rows_float64 3
-#define bcn_rows_narrow 7
+#define bcn_rows_narrow 6
 #endif
 
 /* ---- transposes: `to` gets 8 x 8 elements of `from`, exchanged ------------------------------

@@ -35,25 +35,30 @@ cdef enum:
 
 cdef inline void shuffle(row_index* order, Py_ssize_t n, uint64_t seed,
                          uint32_t epoch) noexcept nogil:
-    """A random permutation of 0..n-1 (Fisher and Yates), a function of (seed, epoch, n)."""
+    """A random permutation of 0..n-1 (Fisher and Yates), a function of (seed, epoch, n).
+
+    Four words of Philox make two numbers of 64 bits: counter i // 2 serves rows i and i ^ 1.
+    """
     cdef uint32_t word[4]
-    cdef uint64_t draws[DRAWS]
-    cdef Py_ssize_t i, j, first
+    cdef uint64_t draws[DRAWS + 2]
+    cdef Py_ssize_t i, j, first, counter
     cdef Py_ssize_t last = n
     cdef row_index kept
     for i in range(n):
         order[i] = <row_index> i
     while last > 1:
         first = max(<Py_ssize_t> 1, last - DRAWS)
-        for i in range(last - first):
-            word[0] = <uint32_t> (first + i)
-            word[1] = <uint32_t> (<uint64_t> (first + i) >> 32)
+        counter = first // 2
+        for i in range((last - 1) // 2 - counter + 1):
+            word[0] = <uint32_t> (counter + i)
+            word[1] = <uint32_t> (<uint64_t> (counter + i) >> 32)
             word[2] = epoch
             word[3] = 0
             philox(word, <uint32_t> seed, <uint32_t> (seed >> 32))
-            draws[i] = word[0] | <uint64_t> word[1] << 32
+            draws[2 * i] = word[0] | <uint64_t> word[1] << 32
+            draws[2 * i + 1] = word[2] | <uint64_t> word[3] << 32
         for i in range(last - 1, first - 1, -1):
-            j = <Py_ssize_t> bcn_high_product(draws[i - first], <uint64_t> (i + 1))
+            j = <Py_ssize_t> bcn_high_product(draws[i - 2 * counter], <uint64_t> (i + 1))
             kept = order[i]
             order[i] = order[j]
             order[j] = kept

@@ -54,6 +54,14 @@ cdef inline floating with_sign(floating magnitude, floating sign) noexcept nogil
         )
 
 
+cdef inline bint not_finite(floating x) noexcept nogil:
+    """Whether the exponent is all ones: an operation on integers, which vectorises."""
+    if floating is float:
+        return (bcn_bits32(x) & <uint32_t> 0x7F800000) == <uint32_t> 0x7F800000
+    else:
+        return (bcn_bits64(x) & <uint64_t> 0x7FF0000000000000) == <uint64_t> 0x7FF0000000000000
+
+
 cdef inline floating power_of_two(floating shifted) noexcept nogil:
     """2^n from ``shifted`` = n + 1.5 * 2^(mantissa bits), whose low bits hold n."""
     if floating is float:
@@ -143,12 +151,13 @@ cdef inline floating exp_reduce(floating* r_tail, floating* half, floating* rest
 
 cdef inline floating exp_pair(floating* tail, floating x) noexcept nogil:
     """exp(-x) for x >= 0 as a pair: 2^-57 relative (float64), 2^-28 (float32)."""
+    cdef floating one = 1
     cdef floating half, rest, r, r_tail, w, s, head, low, joined
     r = exp_reduce(&r_tail, &half, &rest, x)
     w = muladd(r * r, exp_polynomial(r), r_tail)
     s = r + w
-    head = 1 + s
-    low = ((1 - head) + s) + ((r - s) + w)
+    head = one + s
+    low = ((one - head) + s) + ((r - s) + w)
     joined = head + low
     tail[0] = ((head - joined) + low) * half * rest
     return joined * half * rest
@@ -159,14 +168,15 @@ cdef inline floating sigmoid_pair(floating* small, floating e, floating e_tail) 
 
     The division is compensated: its residual, and what was lost in 1 + e, are added back.
     """
+    cdef floating one = 1
     cdef floating s, s_tail, inverse, r
-    s = 1 + e
-    s_tail = (e - (s - 1)) + e_tail
-    inverse = 1 / s
+    s = one + e
+    s_tail = (e - (s - one)) + e_tail
+    inverse = one / s
     small[0] = e * inverse
     r = residual(e, small[0], s) + (e_tail - small[0] * s_tail)
     small[0] = muladd(r, inverse, small[0])
-    r = residual(<floating> 1, inverse, s) - inverse * s_tail
+    r = residual(one, inverse, s) - inverse * s_tail
     return muladd(r, inverse, inverse)
 
 
@@ -176,8 +186,9 @@ cdef inline floating log1p_pair(floating e, floating e_tail) noexcept nogil:
     With s = e / (2 + e): log(1 + e) = 2 atanh(s) = e - s (e - R(s^2)),
     R(w) = 2 w / 3 + 2 w^2 / 5 + …, so the exact e leads and the rest corrects it.
     """
+    cdef floating one = 1
     cdef floating s, w, q
-    s = e / (2 + e)
+    s = e / (<floating> 2 + e)
     w = s * s
     if floating is float:
         q = <floating> 0.2322432922
@@ -196,7 +207,7 @@ cdef inline floating log1p_pair(floating e, floating e_tail) noexcept nogil:
         q = muladd(q, w, <floating> 0.2857142856710876)
         q = muladd(q, w, <floating> 0.40000000000014585)
         q = muladd(q, w, <floating> 0.6666666666666666)
-    return e + (e_tail / (1 + e) - s * (e - w * q))
+    return e + (e_tail / (one + e) - s * (e - w * q))
 
 
 cdef inline floating normal_tail(floating* density, floating x) noexcept nogil:
@@ -217,7 +228,7 @@ cdef inline floating normal_tail(floating* density, floating x) noexcept nogil:
     gauss = muladd(gauss, <floating> -0.5 * square_tail, gauss)
     u = x * <floating> 0.7071067811865476
     if floating is float:
-        t = (u - 3) / (u + 3)
+        t = (u - <floating> 3) / (u + <floating> 3)
         p = <floating> -0.0001731112285
         p = muladd(p, t, <floating> 0.002214163369)
         p = muladd(p, t, <floating> 0.002213812242)

@@ -380,12 +380,15 @@ def philox4x32(counter, key):
 def row_order(seed, epoch, n):
     """The order of n rows in an epoch (from 0): Fisher-Yates with numbers out of Philox.
 
-    The number that chooses the partner of row i depends on seed, epoch and i alone.
+    The number that chooses the partner of row i depends on seed, epoch and i alone: the first
+    or the second half of four random words.
     """
     order = list(range(n))
     mask = 0xFFFFFFFF
     for i in range(n - 1, 0, -1):
-        low, high, _, _ = philox4x32((i & mask, i >> 32, epoch, 0), (seed & mask, seed >> 32))
+        counter = (i // 2 & mask, i // 2 >> 32, epoch, 0)
+        words = philox4x32(counter, (seed & mask, seed >> 32))
+        low, high = words[2 * (i % 2) :][:2]
         j = ((low | high << 32) * (i + 1)) >> 64
         order[i], order[j] = order[j], order[i]
     return np.array(order, dtype=np.int64)

@@ -8,6 +8,7 @@ import platform
 import sys
 from pathlib import Path
 
+import numpy
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -65,10 +66,13 @@ def extensions():
             Extension(
                 f"bcenet._native_{name}",
                 [str(stub)],
-                include_dirs=[str(SOURCES)],
+                include_dirs=[str(SOURCES), numpy.get_include()],
                 depends=depends,
-                # A tile whose sizes are not constants keeps its sums in memory: 5 times slower.
-                define_macros=[("CYTHON_INLINE", "inline __attribute__((always_inline))")],
+                define_macros=[
+                    # A tile whose sizes are not constants keeps its sums in memory: 5 times slower.
+                    ("CYTHON_INLINE", "inline __attribute__((always_inline))"),
+                    ("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
+                ],
                 extra_compile_args=[*COMMON, *flags],
                 extra_link_args=[*link, "-pthread"],
             )

@@ -21,7 +21,7 @@ class Engine:
     def __init__(
         self,
         layer_sizes: tuple[int, ...],
-        activation_codes: list[int],
+        activation_codes: tuple[int, ...],
         item_size: int,
         capacity: int,
         threads: int,
@@ -46,7 +46,7 @@ class Engine:
         threads: int,
     ) -> tuple[int, int, float, float, int]: ...
     def take_pending(self) -> BaseException | None: ...
-    def predict(self, x: Source, out: np.ndarray, probabilities: bool, threads: int) -> None: ...
+    def predict(self, x: Source, out: np.ndarray, probabilities: bool, threads: int) -> str: ...
     def evaluate(
         self,
         x: Source,
@@ -57,6 +57,13 @@ class Engine:
         threads: int,
     ) -> tuple[float, float]: ...
 
+def few_outputs(
+    X: Any,
+    parameters: np.ndarray,
+    layer_sizes: tuple[int, ...],
+    codes: tuple[int, ...],
+    probabilities: bool,
+) -> np.ndarray | None: ...
 def apply_sigmoid(logits: Source, out: np.ndarray) -> None: ...
 def apply_bce(
     logits: Source,

@@ -100,7 +100,7 @@ def forward(network: Network, X: np.ndarray) -> tuple[list[np.ndarray], list[np.
         # The logits of a network of this layer alone.
         engine = kernels.Engine(weights.shape, ("sigmoid",), network.dtype, 0, 1)
         engine.load("parameters", np.concatenate((weights.ravel(), intercept)))
-        z = np.empty((len(a), weights.shape[1]), network.dtype)  # (n, fan_out)
+        z = np.full((len(a), weights.shape[1]), np.nan, network.dtype)  # (n, fan_out)
         engine.predict(kernels.source(a), z, probabilities=False)
         a, slope = kernels.activate(name, z)
         zs.append(z)

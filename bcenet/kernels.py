@@ -23,6 +23,22 @@ def activation_names() -> tuple[str, ...]:
     return tuple(_dispatch.native.ACTIVATIONS)
 
 
+def activation_codes(names: tuple[str, ...]) -> tuple[int, ...]:
+    """The numbers that the kernels know the activations by: the same in every variant."""
+    return tuple(_dispatch.native.ACTIVATIONS[name] for name in names)
+
+
+def few_outputs(
+    X: Any,
+    parameters: np.ndarray,
+    layer_sizes: tuple[int, ...],
+    codes: tuple[int, ...],
+    probabilities: bool,
+) -> np.ndarray | None:
+    """Outputs of a few finite rows of floats, with the engine's bits; None for anything else."""
+    return _dispatch.native.few_outputs(X, parameters, layer_sizes, codes, probabilities)
+
+
 def source(array: np.ndarray) -> Any:
     """An array as the kernels read it: any real dtype, byte order and strides, never copied."""
     return _dispatch.native.Source(array)
@@ -155,9 +171,8 @@ class Engine:
         self._native = _dispatch.native
         if hyper is not None:
             hyper = self._with_code(hyper)
-        codes = [self._native.ACTIVATIONS[name] for name in activations]
         self._engine = self._native.Engine(
-            layer_sizes, codes, dtype.itemsize, capacity, threads, hyper
+            layer_sizes, activation_codes(activations), dtype.itemsize, capacity, threads, hyper
         )
         self._threads = threads
 
@@ -218,8 +233,9 @@ class Engine:
     def take_pending(self) -> BaseException | None:
         return self._engine.take_pending()
 
-    def predict(self, x: Any, out: np.ndarray, *, probabilities: bool) -> None:
-        self._engine.predict(x, out, probabilities, self._threads)
+    def predict(self, x: Any, out: np.ndarray, *, probabilities: bool) -> str:
+        """Outputs of all rows into ``out``: "done", or "bad input" if one is not finite."""
+        return self._engine.predict(x, out, probabilities, self._threads)
 
     def evaluate(
         self, x: Any, y: Any, weight: Any, pos_weight: np.ndarray | None, smoothing: float

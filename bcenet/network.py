@@ -123,11 +123,12 @@ class Network:
 
     def _make_views(self) -> None:
         self.coefs, self.intercepts = parameters_.split(self.parameters, self.layer_sizes)
+        self._codes = kernels.activation_codes(self.activations)
         self._fitting = kernels.exclusive("network")
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        for name in ("coefs", "intercepts", "_fitting"):
+        for name in ("coefs", "intercepts", "_codes", "_fitting"):
             del state[name]
         return state
 
@@ -179,12 +180,16 @@ class Network:
 
     def check_rows(self, X: Any, name: str = "X") -> np.ndarray:
         """X as (n, inputs) of real, finite numbers, not copied; or an error that says where."""
+        array = self._check_shape(X, name)
+        kernels.check_values(name, array, self.dtype, "finite")
+        return array
+
+    def _check_shape(self, X: Any, name: str) -> np.ndarray:
         array = checks.real_array(name, X)
         inputs = self.layer_sizes[0]
         if array.ndim != 2 or array.shape[1] != inputs:
             hint = f"; reshape one row with {name}.reshape(1, -1)" if array.ndim == 1 else ""
             raise ValueError(f"{name} must have shape (n, {inputs}); got {array.shape}{hint}")
-        kernels.check_values(name, array, self.dtype, "finite")
         return array
 
     def check_targets(self, y: Any, rows: int, name: str = "y") -> np.ndarray:
@@ -207,12 +212,19 @@ class Network:
         return rows * sum(i * o for i, o in pairwise(self.layer_sizes))
 
     def _outputs(self, X: Any, n_threads: Any, probabilities: bool) -> np.ndarray:
-        array = self.check_rows(X)
+        if n_threads is None:
+            few = kernels.few_outputs(
+                X, self.parameters, self.layer_sizes, self._codes, probabilities
+            )
+            if few is not None:
+                return few
+        array = self._check_shape(X, "X")
         count = threads.choose(n_threads, self._work(array.shape[0]))
         engine = kernels.Engine(self.layer_sizes, self.activations, self.dtype, 0, count)
         engine.load("parameters", self.parameters)
         out = np.empty((array.shape[0], self.layer_sizes[-1]), self.dtype)
-        engine.predict(kernels.source(array), out, probabilities=probabilities)
+        if engine.predict(kernels.source(array), out, probabilities=probabilities) != "done":
+            kernels.check_values("X", array, self.dtype, "finite")  # raises, and says where
         return out[:, 0] if self.layer_sizes[-1] == 1 else out
 
     def decision_function(self, X: ArrayLike, n_threads: int | None = None) -> np.ndarray:

@@ -12,6 +12,8 @@ from bcenet import checks
 # Multiply-adds of a step that make one more thread pay: about 10 us of work, against the
 # opening and closing of two phases, about 1 us.
 WORK_PER_THREAD = 600_000
+# The same of a call that starts its threads for itself: about 50 us.
+WORK_PER_STARTED_THREAD = 5_000_000
 MAX_THREADS = 256
 
 
@@ -59,10 +61,13 @@ def limit() -> int:
     return value
 
 
-def choose(n_threads: Any, work: float) -> int:
-    """Threads for steps of ``work`` multiply-adds: as asked for, or as many as pay."""
-    if n_threads is not None:
-        count = checks.integer("n_threads", n_threads, 1)
+def choose(n_threads: Any, work: float, per_thread: int = WORK_PER_STARTED_THREAD) -> int:
+    """Threads for calls of ``work`` multiply-adds: as asked for, or as many as pay."""
+    if n_threads is None:
+        count = min(limit(), int(work // per_thread) + 1)
     else:
-        count = min(limit(), int(work // WORK_PER_THREAD) + 1)
+        try:
+            count = checks.integer("n_threads", n_threads, 1)
+        except TypeError as error:  # one kind of error for whatever is no number of threads
+            raise ValueError(str(error)) from None
     return min(count, MAX_THREADS)

@@ -179,7 +179,8 @@ def _fit(
     rows = _check_rows(network, X, y, sample_weight)
     validation = _check_validation(network, validation_data)
     batch_size = min(batch_size, rows.n)
-    count = threads.choose(n_threads, 3 * network._work(batch_size))
+    work = 3 * network._work(batch_size)
+    count = threads.choose(n_threads, work, threads.WORK_PER_THREAD)
     if callbacks_.shows_progress():
         hooks.append(callbacks_.ProgressBar())
 

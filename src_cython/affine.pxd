@@ -176,6 +176,12 @@ cdef inline void dot_lanes(floating* lanes, const floating* a, const floating* b
         lanes[j] = sums[j]
 
 
+cdef inline floating lane_sum(const floating* lanes) noexcept nogil:
+    """The tree that ends a dot product."""
+    return ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + (
+        (lanes[1] + lanes[5]) + (lanes[3] + lanes[7]))
+
+
 cdef inline void dots(floating* c, Py_ssize_t c_row, const floating* a, Py_ssize_t lda,
                       const floating* b, Py_ssize_t n, Py_ssize_t rows) noexcept nogil:
     """c_i = sum over k of a(i, k) b_k: 8 chains, then a tree, in one fixed order for every row.

@@ -51,7 +51,7 @@ cdef extern from "platform.h" nogil:
 cdef enum:
     ITEM_SIZE = 24 * 64  # numbers of a parameter tile: whole register tiles of 6 or 8 rows
     NARROW = 4  # outputs of a layer that is stored transposed
-    INFERENCE_ROWS = 64  # rows of a block in prediction and evaluation
+    INFERENCE_ROWS = 96  # rows of a block in prediction and evaluation
     POLL_NANOSECONDS = 40000000  # between looks for signals
     MOST_PARTIALS = 4  # chains of a batch whose gradients may be kept apart
     NO_LAYER = 1 << 30
@@ -72,6 +72,7 @@ cdef enum Kind:
 cdef enum Status:
     DONE
     INTERRUPTED
+    BAD_INPUT  # a number of X is not finite: in prediction, which did not check it before
     BAD_LOSS  # a loss of the batch is not finite; its step was not taken
     BAD_PARAMETERS  # the step made parameters or optimizer state that are not finite
 
@@ -201,10 +202,12 @@ cdef void gather(const Job* job, floating* x, Py_ssize_t buffer_row, Py_ssize_t 
     """Rows of X, converted, into the input of the first layer; a 1 follows each."""
     cdef const Layer* layer = &job.plan.layers[0]
     cdef bint plain = is_plain(&job.x, x)
+    cdef bint shuffled = job.order_32 != NULL or job.order_64 != NULL
     cdef Py_ssize_t i, row
     x += buffer_row * layer.ld_in
     for i in range(rows):
-        if position + i + PREFETCH < job.rows:  # also of the block to come
+        # Also of the block to come; where rows lie in order, the hardware does it.
+        if shuffled and position + i + PREFETCH < job.rows:
             prefetch_row(&job.x, source_row(job, position + i + PREFETCH))
         row = source_row(job, position + i)
         if plain:
@@ -631,6 +634,10 @@ cdef void inference_item(Job* job, floating* scratch, int64_t block,
     cdef floating* out
     cdef const floating* logits
     gather(job, <floating*> plan.layers[0].input, row, position, count)
+    if not all_finite(<floating*> plan.layers[0].input + row * plan.layers[0].ld_in,
+                      count * plan.layers[0].ld_in):
+        bcn_store(&job.stop, BAD_INPUT)
+        return
     forward(plan, scratch, row, count)
     if job.has_targets:
         loss_rows(job, scratch, row, position, count)
@@ -639,12 +646,17 @@ cdef void inference_item(Job* job, floating* scratch, int64_t block,
         return
     logits = <floating*> last.a + row * last.ld_a
     out = <floating*> job.out + position * plan.outputs
-    for i in range(count):
-        for j in range(plan.outputs):
-            out[i * plan.outputs + j] = logits[i * last.ld_a + j]
+    if last.ld_a != plan.outputs:
+        for i in range(count):
+            for j in range(plan.outputs):
+                out[i * plan.outputs + j] = logits[i * last.ld_a + j]
+        logits = out
     if job.probabilities:
         for i in range(count * plan.outputs):
-            out[i] = sigmoid(out[i])
+            out[i] = sigmoid(logits[i])
+    elif logits != out:
+        for i in range(count * plan.outputs):
+            out[i] = logits[i]
 
 
 cdef inline void work(Job* job, floating* scratch, int kind, int64_t item,

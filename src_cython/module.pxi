@@ -10,18 +10,22 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
+cimport numpy as cnp
+
 cimport activations
 cimport optimizers
-from affine cimport LINE, PANEL_32, PANEL_64, UNIT, leading, padded
+from affine cimport PANEL_32, PANEL_64, UNIT, lane_sum, leading, padded
 from losses cimport bce, sigmoid, smooth_block, sum_block
 from random cimport philox, shuffle
 from source cimport (
     FLOAT16, FLOAT32, FLOAT64, INT8, INT16, INT32, INT64, Layout, MAX_DIMENSIONS, UINT8, UINT16,
     UINT32, UINT64, read_block,
 )
-from vecmath cimport floating
+from vecmath cimport floating, muladd
 
 include "epoch.pxi"
+
+cnp.import_array()
 
 cdef extern from "platform.h" nogil:
     void* bcn_allocate(size_t size)
@@ -57,6 +61,7 @@ STAGES = {
 STATUSES = {
     <int> DONE: "done",
     <int> INTERRUPTED: "interrupted",
+    <int> BAD_INPUT: "bad input",
     <int> BAD_LOSS: "bad loss",
     <int> BAD_PARAMETERS: "bad parameters",
 }
@@ -369,19 +374,33 @@ cdef bint signal_pending(void* owner) noexcept nogil:
 
 cdef void copy_matrix(floating* matrix, const Layer* layer, floating* flat,
                       bint to_flat) noexcept nogil:
-    """[W; b] of a layer from its stored form to a row-major array, or back."""
-    cdef Py_ssize_t i, j, start, ld, stored_row, stored_column
-    for i in range(layer.fan_in + 1):
-        for j in range(layer.fan_out):
-            stored_row = j if layer.narrow else i
-            stored_column = i if layer.narrow else j
-            start = stored_column // layer.panel * layer.panel
-            ld = min(layer.panel, padded(layer.columns) - start)
-            at = start * layer.rows + stored_row * ld + stored_column - start
+    """[W; b] of a layer from a row-major array to its stored form, or back."""
+    cdef Py_ssize_t i, j, start, ld, count
+    cdef floating* stored
+    cdef floating* row
+    if layer.narrow:
+        ld = padded(layer.columns)
+        for i in range(layer.fan_in + 1):
+            for j in range(layer.fan_out):
+                if to_flat:
+                    flat[i * layer.fan_out + j] = matrix[j * ld + i]
+                else:
+                    matrix[j * ld + i] = flat[i * layer.fan_out + j]
+        return
+    start = 0
+    while start < layer.fan_out:
+        ld = min(layer.panel, padded(layer.fan_out) - start)
+        count = min(ld, layer.fan_out - start)
+        for i in range(layer.fan_in + 1):
+            stored = matrix + start * layer.rows + i * ld
+            row = flat + i * layer.fan_out + start
             if to_flat:
-                flat[i * layer.fan_out + j] = matrix[at]
+                for j in range(count):
+                    row[j] = stored[j]
             else:
-                matrix[at] = flat[i * layer.fan_out + j]
+                for j in range(count):
+                    stored[j] = row[j]
+        start += layer.panel
 
 
 cdef void transpose_all(const Plan* plan, floating* unused) noexcept nogil:
@@ -727,7 +746,8 @@ cdef class Engine:
         self.pending = None
         return error
 
-    cdef void infer(self, Job* job, int threads):
+    cdef str infer(self, Job* job, int threads):
+        """All rows through the forward pass; "done" or what stopped it."""
         cdef Py_ssize_t blocks = (job.rows + INFERENCE_ROWS - 1) // INFERENCE_ROWS
         job.inference = True
         with nogil:
@@ -735,17 +755,21 @@ cdef class Engine:
                            work_item, job)
             bcn_team_phase(&self.plan.team, 0, blocks)
             bcn_team_stop(&self.plan.team)
+        self.raise_pending()
+        return STATUSES[<int> job.stop]
 
     def predict(self, Source x not None, out, bint probabilities, int threads):
-        """Logits, or probabilities, of every row into the C-contiguous ``out``."""
+        """Logits, or probabilities, of every row into the C-contiguous ``out``.
+
+        Returns "done", or "bad input" where a number of X is not finite.
+        """
         cdef Job job
         if x.layout.shape[0] == 0:
-            return
+            return STATUSES[<int> DONE]
         self.prepare_job(&job, x, None, None, None, 0)
         job.out = address(out, job.rows * self.plan.outputs * self.plan.item_size, True)
         job.probabilities = probabilities
-        self.infer(&job, threads)
-        self.raise_pending()
+        return self.infer(&job, threads)
 
     def evaluate(self, Source x not None, Source y not None, Source weight, pos_weight,
                  double smoothing, int threads):
@@ -758,9 +782,160 @@ cdef class Engine:
         if job.block_loss == NULL:
             raise MemoryError(f"no memory for the losses of {blocks} blocks")
         job.block_weight = job.block_loss + blocks
-        self.infer(&job, threads)
+        try:
+            self.infer(&job, threads)
+        except BaseException:
+            free(job.block_loss)
+            raise
         loss = sum_block(<const double*> job.block_loss, blocks)
         weights = sum_block(<const double*> job.block_weight, blocks)
         free(job.block_loss)
-        self.raise_pending()
         return loss, weights
+
+
+# ---- few rows ------------------------------------------------------------------------------
+
+cdef enum:
+    FEW_NUMBERS = 4096  # of one layer's activations, on the stack
+    FEW_WORK = 1 << 19  # multiply-adds, some 10 us: the GIL is held
+    FEW_LAYERS = 16
+
+
+cdef void few_layer(floating* z, const floating* a, Py_ssize_t rows, const floating* w,
+                    Py_ssize_t fan_in, Py_ssize_t fan_out) noexcept nogil:
+    """z = a W + b for rows of a, (rows, fan_in), and the row-major [W; b]: the engine's bits."""
+    cdef const floating* b = w + fan_in * fan_out
+    cdef Py_ssize_t whole = fan_out // UNIT * UNIT
+    cdef Py_ssize_t i, j, k, lane
+    cdef floating lanes[UNIT]
+    cdef floating s
+    if fan_out <= NARROW:
+        for i in range(rows):
+            for j in range(fan_out):
+                for lane in range(UNIT):
+                    lanes[lane] = 0
+                for k in range(fan_in // UNIT):
+                    for lane in range(UNIT):
+                        lanes[lane] = muladd(a[i * fan_in + UNIT * k + lane],
+                                             w[(UNIT * k + lane) * fan_out + j], lanes[lane])
+                for k in range(fan_in // UNIT * UNIT, fan_in):
+                    lanes[k % UNIT] = muladd(a[i * fan_in + k], w[k * fan_out + j],
+                                             lanes[k % UNIT])
+                lanes[fan_in % UNIT] += b[j]
+                for lane in range(fan_in % UNIT + 1, UNIT):
+                    lanes[lane] += 0  # the padding: it makes a -0 a 0
+                z[i * fan_out + j] = lane_sum(lanes)
+        return
+    forward_product(z, fan_out, a, fan_in, w, fan_out, 0, rows, fan_in, whole, STORE, z)
+    for i in range(rows):
+        for j in range(whole, fan_out):
+            s = 0
+            for k in range(fan_in):
+                s = muladd(a[i * fan_in + k], w[k * fan_out + j], s)
+            z[i * fan_out + j] = s
+        for j in range(fan_out):
+            z[i * fan_out + j] += b[j]
+
+
+cdef struct Shape:
+    int n_layers
+    Py_ssize_t[FEW_LAYERS + 1] sizes
+    int[FEW_LAYERS] activations
+
+
+cdef bint few_rows(floating* out, floating* a, const floating* w, const Shape* shape,
+                   Py_ssize_t rows, bint probabilities) noexcept nogil:
+    """The outputs of the rows in ``a``, (rows, inputs); False if one is not finite."""
+    cdef floating other[FEW_NUMBERS]
+    cdef floating slope[FEW_NUMBERS]
+    cdef floating* before = a
+    cdef floating* z = other
+    cdef Py_ssize_t i
+    cdef Py_ssize_t n = rows * shape.sizes[0]
+    cdef int l
+    if not all_finite(a, n):
+        return False
+    for l in range(shape.n_layers):
+        n = rows * shape.sizes[l + 1]
+        if l + 1 == shape.n_layers:
+            z = out
+        few_layer(z, before, rows, w, shape.sizes[l], shape.sizes[l + 1])
+        if l + 1 < shape.n_layers:
+            activations.activate(z, slope, shape.activations[l], n)
+        w += (shape.sizes[l] + 1) * shape.sizes[l + 1]
+        before, z = z, before
+    if probabilities:
+        for i in range(n):
+            out[i] = sigmoid(out[i])
+    return True
+
+
+cdef bint few_numbers(floating* out, cnp.ndarray X) noexcept:
+    """The numbers of X, (rows, inputs), of any strides; False if its dtype is no plain float."""
+    cdef const char* p = <const char*> cnp.PyArray_DATA(X)
+    cdef Py_ssize_t rows = cnp.PyArray_DIM(X, 0)
+    cdef Py_ssize_t columns = cnp.PyArray_DIM(X, 1)
+    cdef Py_ssize_t row = cnp.PyArray_STRIDE(X, 0)
+    cdef Py_ssize_t column = cnp.PyArray_STRIDE(X, 1)
+    cdef Py_ssize_t i, j
+    if not (cnp.PyArray_ISALIGNED(X) and cnp.PyArray_ISNOTSWAPPED(X)):
+        return False
+    if cnp.PyArray_TYPE(X) == cnp.NPY_FLOAT32:
+        for i in range(rows):
+            for j in range(columns):
+                out[i * columns + j] = (<const float*> (p + i * row + j * column))[0]
+    elif cnp.PyArray_TYPE(X) == cnp.NPY_FLOAT64:
+        for i in range(rows):
+            for j in range(columns):
+                out[i * columns + j] = <floating> (<const double*> (p + i * row + j * column))[0]
+    else:
+        return False
+    return True
+
+
+def few_outputs(X, cnp.ndarray parameters not None, tuple layer_sizes, tuple codes,
+                bint probabilities):
+    """Logits or probabilities of a few rows, straight from W1, b1, W2, b2, …, or None.
+
+    The same bits as `Engine.predict`, at the cost of a call: no buffers, no copy of the
+    weights, no thread. None for whatever this does not do: many rows, large networks,
+    anything but an array of floats, numbers that are not finite.
+    """
+    cdef float a_32[FEW_NUMBERS]
+    cdef double a_64[FEW_NUMBERS]
+    cdef Shape shape
+    cdef cnp.ndarray out
+    cdef cnp.npy_intp[2] dimensions
+    cdef Py_ssize_t rows, i
+    cdef Py_ssize_t count = 0
+    cdef int kind = cnp.PyArray_TYPE(parameters)
+    cdef bint done
+    if not cnp.PyArray_CheckExact(X) or cnp.PyArray_NDIM(X) != 2:
+        return None
+    shape.n_layers = <int> len(layer_sizes) - 1
+    rows = cnp.PyArray_DIM(X, 0)
+    if rows < 1 or rows > FEW_NUMBERS or shape.n_layers > FEW_LAYERS:
+        return None
+    for i in range(shape.n_layers + 1):
+        shape.sizes[i] = layer_sizes[i]
+        if rows * shape.sizes[i] > FEW_NUMBERS:
+            return None
+        if i > 0:
+            count += (shape.sizes[i - 1] + 1) * shape.sizes[i]
+            shape.activations[i - 1] = codes[i - 1]
+    if (cnp.PyArray_DIM(X, 1) != shape.sizes[0] or rows * count > FEW_WORK
+            or cnp.PyArray_SIZE(parameters) != count
+            or not cnp.PyArray_IS_C_CONTIGUOUS(parameters)):
+        return None
+    dimensions[0] = rows
+    dimensions[1] = shape.sizes[shape.n_layers]
+    out = cnp.PyArray_EMPTY(1 if dimensions[1] == 1 else 2, dimensions, kind, 0)
+    if kind == cnp.NPY_FLOAT32:
+        done = few_numbers(a_32, <cnp.ndarray> X) and few_rows(
+            <float*> cnp.PyArray_DATA(out), a_32, <float*> cnp.PyArray_DATA(parameters), &shape,
+            rows, probabilities)
+    else:
+        done = few_numbers(a_64, <cnp.ndarray> X) and few_rows(
+            <double*> cnp.PyArray_DATA(out), a_64, <double*> cnp.PyArray_DATA(parameters),
+            &shape, rows, probabilities)
+    return out if done else None

@@ -1,6 +1,7 @@
 # Update rules: each is one function from a parameter w and its gradient g, with up to two
 # state values, to the new ones, and one row in `update`. Each returns whether a new value is
-# not finite: the check hides behind the divisions. `prepare` computes what a step has in common. module.pxi gives the rules their names in Python.
+# not finite: the check hides behind the divisions. `prepare` computes what a step has in
+# common. module.pxi gives the rules their names in Python.
 
 from vecmath cimport floating, muladd, not_finite, square_root
 

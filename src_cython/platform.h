@@ -184,7 +184,7 @@ static inline void bcn_pause(void)
  *
  * `ticket` is (kind << 62 | last << 31 | first): the items first to last - 1 are not yet taken. An
  * item is taken by a compare-and-swap of the whole word, so nobody can take an item of a phase that
- * has ended. Even threads take from the end and odd ones from the start: neighbours share data, and
+ * has ended. Even threads take from the start and odd ones from the end: neighbours share data, and
  * a thread that stays among neighbours fetches less of it from another core.
  *
  * When the leader waits long for an item that a helper holds (the helper lost its processor),
@@ -267,7 +267,7 @@ static void *bcn_helper(void *argument)
         }
         if (__atomic_load_n(&team->stop, __ATOMIC_ACQUIRE)) return NULL;
         while (bcn_has_work(team)) {
-            int64_t item = bcn_take(team, &kind, member->index & 1);
+            int64_t item = bcn_take(team, &kind, !(member->index & 1));
             if (item < 0) break;
             team->work(team->context, kind, item, member->index);
             __atomic_add_fetch(&team->done, 1, __ATOMIC_RELEASE);
@@ -317,7 +317,7 @@ static inline void bcn_team_phase(bcn_team *team, int kind, int64_t count)
     int64_t item, begun, worked, waited, mine = 0;
     int shared;
     if (team->helpers == 0) {
-        for (item = count - 1; item >= 0; item--) team->work(team->context, kind, item, 0);
+        for (item = 0; item < count; item++) team->work(team->context, kind, item, 0);
         return;
     }
     begun = bcn_nanoseconds();
@@ -327,7 +327,7 @@ static inline void bcn_team_phase(bcn_team *team, int kind, int64_t count)
     __atomic_store_n(&team->ticket, (uint64_t)kind << 62 | (uint64_t)count << 31,
                      __ATOMIC_SEQ_CST);
     if (shared) bcn_wake(team);
-    while ((item = bcn_take(team, &kind, 0)) >= 0) {
+    while ((item = bcn_take(team, &kind, 1)) >= 0) {
         team->work(team->context, kind, item, 0);
         mine++;
     }

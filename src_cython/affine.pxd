@@ -55,38 +55,61 @@ cdef inline Py_ssize_t leading(Py_ssize_t columns) noexcept nogil:
     return width + LINE if width % 256 == 0 else width
 
 
+cdef inline floating positive_part(floating x) noexcept nogil:
+    """max(x, 0); a NaN stays a NaN."""
+    return 0 if x < 0 else x
+
+
+cdef inline floating gated(floating x, floating gate) noexcept nogil:
+    """x where the gate is positive, else 0. A function: both are read whatever the gate."""
+    return x if gate > 0 else 0
+
+
+cdef inline void store(floating* c, Py_ssize_t ldc, const floating* sums, Py_ssize_t rows,
+                       Py_ssize_t columns) noexcept nogil:
+    cdef Py_ssize_t i, j
+    for i in range(rows):
+        for j in range(columns):
+            c[i * ldc + j] = sums[i * columns + j]
+
+
 cdef inline void tile(floating* c, Py_ssize_t ldc, const floating* a, Py_ssize_t a_row,
                       Py_ssize_t a_k, const floating* b, Py_ssize_t ldb, Py_ssize_t depth,
                       Finish finish, const floating* gate, Py_ssize_t rows,
                       Py_ssize_t columns) noexcept nogil:
-    """One tile. ``rows`` and ``columns`` are constants at every call."""
+    """One tile; depth is 1 or more. ``rows`` and ``columns`` are constants at every call."""
     cdef floating sums[MAX_TILE]
     cdef Py_ssize_t i, j, k
     cdef floating x
     for i in range(rows):
         for j in range(columns):
             sums[i * columns + j] = 0
-    for k in range(depth):
+    k = 0
+    while True:  # no test before the first term: with one, gcc keeps the sums in memory
         for i in range(rows):
             x = a[i * a_row + k * a_k]
             for j in range(columns):
                 sums[i * columns + j] = muladd(x, b[k * ldb + j], sums[i * columns + j])
+        k += 1
+        if k >= depth:
+            break
     if finish == STORE:
-        for i in range(rows):
-            for j in range(columns):
-                c[i * ldc + j] = sums[i * columns + j]
+        store(c, ldc, sums, rows, columns)
     elif finish == RELU:
         for i in range(rows):
             for j in range(columns):
-                c[i * ldc + j] = 0 if sums[i * columns + j] < 0 else sums[i * columns + j]
+                sums[i * columns + j] = positive_part(sums[i * columns + j])
+        store(c, ldc, sums, rows, columns)
     elif finish == MULTIPLY:
         for i in range(rows):
             for j in range(columns):
-                c[i * ldc + j] *= sums[i * columns + j]
+                sums[i * columns + j] *= c[i * ldc + j]
+        store(c, ldc, sums, rows, columns)
     else:
         for i in range(rows):
             for j in range(columns):
-                c[i * ldc + j] = sums[i * columns + j] if gate[i * ldc + j] > 0 else 0
+                sums[i * columns + j] = gated(sums[i * columns + j], gate[i * ldc + j])
+        store(c, ldc, sums, rows, columns)
 
 
 cdef inline void strip(floating* c, Py_ssize_t ldc, const floating* a, Py_ssize_t a_row,

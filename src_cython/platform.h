@@ -188,9 +188,13 @@ static inline void bcn_pause(void)
  * a thread that stays among neighbours fetches less of it from another core.
  *
  * When the leader waits long for an item that a helper holds (the helper lost its processor),
- * the team closes: the leader works alone for a time that doubles with each such wait.
- * The helpers take no signals.
+ * the team closes: the leader works alone for a time that doubles with each such wait. Other
+ * programs are what takes processors, so the time is one for the process: the next team need
+ * not learn it again. The helpers take no signals.
  */
+static int64_t bcn_reopen;      /* when, in ns */
+static int64_t bcn_closed_for;  /* ns, the last time; 0 at first */
+
 typedef struct bcn_team {
     uint64_t ticket;
     int64_t done;           /* items of this phase */
@@ -198,8 +202,6 @@ typedef struct bcn_team {
     int64_t closed;         /* helpers take nothing while it is 1 */
     int64_t stop;
     char padding[24];       /* what follows changes rarely: another cache line */
-    int64_t reopen;         /* when, in ns */
-    int64_t closed_for;     /* ns, the last time; 0 at first */
     int helpers;
     void (*work)(void *context, int kind, int64_t item, int thread);
     void *context;
@@ -275,20 +277,16 @@ static void *bcn_helper(void *argument)
     }
 }
 
-/* Start up to size - 1 helpers; fewer if the system refuses. `members` has room for size. The
- * team is zero before its first start; what it learned of long waits lasts to the next.
- */
+/* Start up to size - 1 helpers; fewer if the system refuses. `members` has room for size. */
 static inline void bcn_team_start(bcn_team *team, int size, bcn_member *members,
                                   void (*work)(void *, int, int64_t, int), void *context)
 {
     sigset_t all, before;
-    team->ticket = 0;
-    team->sleepers = team->stop = 0;
-    team->helpers = 0;
+    memset(team, 0, sizeof *team);
     team->work = work;
     team->context = context;
     team->members = members;
-    if (team->closed_for == 0) team->closed_for = bcn_first_closing;
+    team->closed = bcn_nanoseconds() < bcn_load(&bcn_reopen);
     pthread_mutex_init(&team->lock, NULL);
     pthread_cond_init(&team->opened, NULL);
     if (size <= 1) return;
@@ -314,14 +312,14 @@ static inline void bcn_wake(bcn_team *team)
 /* Run the items 0 to count - 1 of a kind; returns when all are done. */
 static inline void bcn_team_phase(bcn_team *team, int kind, int64_t count)
 {
-    int64_t item, begun, worked, waited, mine = 0;
+    int64_t item, begun, worked, waited, closed_for, mine = 0;
     int shared;
     if (team->helpers == 0) {
         for (item = 0; item < count; item++) team->work(team->context, kind, item, 0);
         return;
     }
     begun = bcn_nanoseconds();
-    if (team->closed && begun > team->reopen) bcn_store(&team->closed, 0);
+    if (team->closed && begun > bcn_load(&bcn_reopen)) bcn_store(&team->closed, 0);
     shared = !team->closed && count > 1;
     __atomic_store_n(&team->done, 0, __ATOMIC_RELAXED);
     __atomic_store_n(&team->ticket, (uint64_t)kind << 62 | (uint64_t)count << 31,
@@ -342,10 +340,12 @@ static inline void bcn_team_phase(bcn_team *team, int kind, int64_t count)
         waited = bcn_nanoseconds() - worked;
         if (waited > bcn_long_wait && waited * (mine + 1) > 2 * (worked - begun)) {
             bcn_store(&team->closed, 1);
-            if (worked - team->reopen > 10 * team->closed_for)
-                team->closed_for = bcn_first_closing;
-            team->reopen = worked + waited + team->closed_for;
-            if (team->closed_for < bcn_last_closing) team->closed_for *= 2;
+            closed_for = 2 * bcn_load(&bcn_closed_for);
+            if (closed_for == 0 || worked - bcn_load(&bcn_reopen) > 10 * closed_for)
+                closed_for = bcn_first_closing;
+            if (closed_for > bcn_last_closing) closed_for = bcn_last_closing;
+            bcn_store(&bcn_closed_for, closed_for);
+            bcn_store(&bcn_reopen, worked + waited + closed_for);
         }
     }
 }

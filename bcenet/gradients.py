@@ -220,6 +220,7 @@ def loss_gradient(
         smoothing,
         stage="gradient",
     )
+    engine.close()
     pending = engine.take_pending()
     if pending is not None:
         raise pending

@@ -230,6 +230,10 @@ class Engine:
         )
         return self._native.STATUSES[status], batch, loss, total_weight, layer
 
+    def close(self) -> None:
+        """End the threads that `train` started."""
+        self._engine.close()
+
     def take_pending(self) -> BaseException | None:
         return self._engine.take_pending()
 

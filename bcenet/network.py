@@ -212,7 +212,7 @@ class Network:
         return rows * sum(i * o for i, o in pairwise(self.layer_sizes))
 
     def _outputs(self, X: Any, n_threads: Any, probabilities: bool) -> np.ndarray:
-        if n_threads is None:
+        if n_threads is None or (type(n_threads) is int and n_threads == 1):
             few = kernels.few_outputs(
                 X, self.parameters, self.layer_sizes, self._codes, probabilities
             )

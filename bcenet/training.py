@@ -188,7 +188,10 @@ def _fit(
         optimizer.begin(network.parameters)
         optimizer.seed = seed
         run = _Run(network, optimizer, rows, loss, batch_size, count, seed, shuffle, stage)
-        return _epochs(run, hooks, epochs, validation, n_threads)
+        try:
+            return _epochs(run, hooks, epochs, validation, n_threads)
+        finally:
+            run.close()
 
     return kernels.exclusively([network._fitting, optimizer._in_use], train)
 
@@ -273,6 +276,10 @@ class _Run:
 
     def _publish(self, epoch: int) -> None:
         self._engine.publish(self._kept + self._published, self.optimizer, epoch)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._engine.close()
 
     def _train(self, order: np.ndarray | None, batches: int) -> tuple[str, int, float, float, int]:
         return self._engine.train(

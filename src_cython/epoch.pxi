@@ -43,8 +43,11 @@ cdef extern from "platform.h" nogil:
     void bcn_store(int64_t* p, int64_t value)
     int64_t bcn_load(int64_t* p)
     void bcn_store_minimum(int64_t* p, int64_t value)
+    bint bcn_team_started(const bcn_team* team)
     void bcn_team_start(bcn_team* team, int size, bcn_member* members,
-                        void (*work)(void*, int, int64_t, int) noexcept nogil, void* context)
+                        void (*work)(void*, int, int64_t, int) noexcept nogil)
+    void bcn_team_begin(bcn_team* team, void* context)
+    void bcn_team_end(bcn_team* team)
     void bcn_team_phase(bcn_team* team, int kind, int64_t count)
     void bcn_team_stop(bcn_team* team)
 

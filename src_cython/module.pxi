@@ -563,6 +563,7 @@ cdef class Engine:
 
     def __dealloc__(self):
         cdef Py_ssize_t i
+        bcn_team_stop(&self.plan.team)
         for i in range(self.plan.n_blocks):
             free(self.plan.blocks[i])
         free(self.plan.blocks)
@@ -715,7 +716,8 @@ cdef class Engine:
         """Batches first_batch to last_batch - 1 of an epoch over the rows in ``order``.
 
         Returns (status, batch, weighted loss, weight, layer): the batch is the one that was
-        stopped, or the bad one. A signal's exception is left for ``take_pending``.
+        stopped, or the bad one. A signal's exception is left for ``take_pending``. The first
+        call starts the threads, and ``close`` ends them.
         """
         cdef Job job
         cdef void* p
@@ -736,11 +738,18 @@ cdef class Engine:
         job.by_chains = (self.plan.layers[0].partial != NULL and batch_size > chain_rows(batch_size)
                          and 1 < threads <= (batch_size - 1) // chain_rows(batch_size) + 1)
         with nogil:
-            bcn_team_start(&self.plan.team, threads, self.plan.members, work_item, &job)
+            if not bcn_team_started(&self.plan.team):
+                bcn_team_start(&self.plan.team, threads, self.plan.members, work_item)
+            bcn_team_begin(&self.plan.team, &job)
             train(&job)
-            bcn_team_stop(&self.plan.team)
+            bcn_team_end(&self.plan.team)
         return (<int> job.status, job.batch, job.loss, job.weight,
                 -1 if job.bad_layer == NO_LAYER else job.bad_layer)
+
+    def close(self):
+        """End the threads; the next `train` starts them again."""
+        with nogil:
+            bcn_team_stop(&self.plan.team)
 
     def take_pending(self):
         """The exception that a signal handler raised during the last call, or None."""
@@ -754,7 +763,8 @@ cdef class Engine:
         job.inference = True
         with nogil:
             bcn_team_start(&self.plan.team, min(threads, self.plan.threads), self.plan.members,
-                           work_item, job)
+                           work_item)
+            bcn_team_begin(&self.plan.team, job)
             bcn_team_phase(&self.plan.team, 0, blocks)
             bcn_team_stop(&self.plan.team)
         self.raise_pending()

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -176,7 +177,7 @@ static inline void bcn_pause(void)
 #endif
 }
 
-/* ---- a team of threads that belongs to one call --------------------------------------------
+/* ---- a team of threads that belongs to one fit or prediction -------------------------------
  * The caller leads: it opens one phase after another, each a number of items of one kind, and
  * works on the items itself. Helpers take items while they happen to run; a helper that lost its
  * processor between items holds nobody up. A phase ends when its items are done, which makes it
@@ -188,9 +189,10 @@ static inline void bcn_pause(void)
  * a thread that stays among neighbours fetches less of it from another core.
  *
  * When the leader waits long for an item that a helper holds (the helper lost its processor),
- * the team closes: the leader works alone for a time that doubles with each such wait. Other
- * programs are what takes processors, so the time is one for the process: the next team need
- * not learn it again. The helpers take no signals.
+ * the team closes: the leader works alone for a time. The time doubles if a phase took longer while
+ * the team was open than it takes alone, and shrinks if not. Other programs are what takes
+ * processors, so the time is one for the process: the next team need not learn it again.
+ * The helpers take no signals.
  */
 static int64_t bcn_reopen;      /* when, in ns */
 static int64_t bcn_closed_for;  /* ns, the last time; 0 at first */
@@ -203,6 +205,10 @@ typedef struct bcn_team {
     int64_t stop;
     char padding[24];       /* what follows changes rarely: another cache line */
     int helpers;
+    pid_t process;          /* that started it; 0 before */
+    int64_t since;          /* when the team closed, opened or started, in ns */
+    int64_t phases;         /* since then */
+    struct { int64_t ns, phases; } spent[2];  /* lately: while open, while closed */
     void (*work)(void *context, int kind, int64_t item, int thread);
     void *context;
     pthread_mutex_t lock;
@@ -210,14 +216,23 @@ typedef struct bcn_team {
     struct bcn_member *members;
 } bcn_team;
 
-typedef struct bcn_member { bcn_team *team; int index; pthread_t thread; } bcn_member;
+typedef struct bcn_member {
+    bcn_team *team;
+    int index;
+    pthread_t thread;
+#if defined(__linux__) && defined(CPU_SET)
+    int placed;             /* on a processor of its own */
+    cpu_set_t others;       /* all but the leader's */
+#endif
+} bcn_member;
 
 #define bcn_max_threads 256
 /* Spinning covers the usual time between two phases, a few microseconds; a longer wait sleeps. */
 #define bcn_spins 1000
 #define bcn_long_wait 500000        /* ns: more than a helper that runs ever keeps the leader */
-#define bcn_first_closing 1000000  /* ns */
+#define bcn_first_closing 2000000  /* ns */
 #define bcn_last_closing 1000000000
+#define bcn_lately 300000000       /* ns: what lies longer ago counts half */
 
 #define bcn_items ((uint64_t)0x7FFFFFFF)  /* the most items of a phase, and the mask for one end */
 
@@ -247,11 +262,38 @@ static inline int bcn_has_work(bcn_team *team)
         && bcn_left(__atomic_load_n(&team->ticket, __ATOMIC_SEQ_CST));
 }
 
+/* Linux often starts or wakes a thread on the processor of the thread that did it, and moves it
+ * away milliseconds later: as long as an epoch takes. So helper i starts on the i-th allowed
+ * processor after the leader's, and may move to any but that.
+ */
+#if defined(__linux__) && defined(CPU_SET)
+static inline int bcn_place(pthread_attr_t *attributes, cpu_set_t *others, int helper)
+{
+    cpu_set_t one;
+    int cpu = sched_getcpu();
+    int count;
+    if (sched_getaffinity(0, sizeof *others, others) || cpu < 0 || !CPU_ISSET(cpu, others))
+        return 0;
+    CPU_CLR(cpu, others);
+    count = CPU_COUNT(others);
+    if (count == 0) return 0;
+    for (int i = 0; i <= (helper - 1) % count; i++)
+        do cpu = (cpu + 1) % CPU_SETSIZE; while (!CPU_ISSET(cpu, others));
+    CPU_ZERO(&one);
+    CPU_SET(cpu, &one);
+    return !pthread_attr_setaffinity_np(attributes, sizeof one, &one);
+}
+#endif
+
 static void *bcn_helper(void *argument)
 {
     bcn_member *member = (bcn_member *)argument;
     bcn_team *team = member->team;
     int kind = 0;
+#if defined(__linux__) && defined(CPU_SET)
+    if (member->placed)
+        pthread_setaffinity_np(pthread_self(), sizeof member->others, &member->others);
+#endif
     while (1) {
         int spins = 0;
         while (!bcn_has_work(team) && !__atomic_load_n(&team->stop, __ATOMIC_ACQUIRE)
@@ -279,12 +321,13 @@ static void *bcn_helper(void *argument)
 
 /* Start up to size - 1 helpers; fewer if the system refuses. `members` has room for size. */
 static inline void bcn_team_start(bcn_team *team, int size, bcn_member *members,
-                                  void (*work)(void *, int, int64_t, int), void *context)
+                                  void (*work)(void *, int, int64_t, int))
 {
     sigset_t all, before;
+    pthread_attr_t attributes;
     memset(team, 0, sizeof *team);
+    team->process = getpid();
     team->work = work;
-    team->context = context;
     team->members = members;
     team->closed = bcn_nanoseconds() < bcn_load(&bcn_reopen);
     pthread_mutex_init(&team->lock, NULL);
@@ -292,12 +335,17 @@ static inline void bcn_team_start(bcn_team *team, int size, bcn_member *members,
     if (size <= 1) return;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
+    pthread_attr_init(&attributes);
     for (int i = 1; i < size; i++) {
         members[i].team = team;
         members[i].index = i;
-        if (pthread_create(&members[i].thread, NULL, bcn_helper, &members[i])) break;
+#if defined(__linux__) && defined(CPU_SET)
+        members[i].placed = bcn_place(&attributes, &members[i].others, i);
+#endif
+        if (pthread_create(&members[i].thread, &attributes, bcn_helper, &members[i])) break;
         team->helpers = i;
     }
+    pthread_attr_destroy(&attributes);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
@@ -309,17 +357,51 @@ static inline void bcn_wake(bcn_team *team)
     pthread_mutex_unlock(&team->lock);
 }
 
+/* Note what the phases took since the team opened, closed or started. */
+static inline void bcn_account(bcn_team *team, int64_t now)
+{
+    int closed = team->closed != 0;
+    team->spent[closed].ns += now - team->since;
+    team->spent[closed].phases += team->phases;
+    if (team->spent[closed].ns > bcn_lately) {
+        team->spent[closed].ns /= 2;
+        team->spent[closed].phases /= 2;
+    }
+    team->since = now;
+    team->phases = 0;
+}
+
+/* After a long wait: the leader works alone for a time. */
+static inline void bcn_close(bcn_team *team, int64_t now)
+{
+    int64_t closed_for = bcn_load(&bcn_closed_for);
+    bcn_account(team, now);
+    if (team->spent[0].phases > 0 && team->spent[1].phases > 0) {
+        double shared = (double)team->spent[0].ns / (double)team->spent[0].phases;
+        double alone = (double)team->spent[1].ns / (double)team->spent[1].phases;
+        closed_for = shared > alone ? 2 * closed_for : closed_for / 2;
+    }
+    if (closed_for < bcn_first_closing) closed_for = bcn_first_closing;
+    if (closed_for > bcn_last_closing) closed_for = bcn_last_closing;
+    bcn_store(&bcn_closed_for, closed_for);
+    bcn_store(&bcn_reopen, now + closed_for);
+    bcn_store(&team->closed, 1);
+}
+
 /* Run the items 0 to count - 1 of a kind; returns when all are done. */
 static inline void bcn_team_phase(bcn_team *team, int kind, int64_t count)
 {
-    int64_t item, begun, worked, waited, closed_for, mine = 0;
+    int64_t item, begun, worked, now, mine = 0;
     int shared;
     if (team->helpers == 0) {
         for (item = 0; item < count; item++) team->work(team->context, kind, item, 0);
         return;
     }
     begun = bcn_nanoseconds();
-    if (team->closed && begun > bcn_load(&bcn_reopen)) bcn_store(&team->closed, 0);
+    if (team->closed && begun > bcn_load(&bcn_reopen)) {
+        bcn_account(team, begun);
+        bcn_store(&team->closed, 0);
+    }
     shared = !team->closed && count > 1;
     __atomic_store_n(&team->done, 0, __ATOMIC_RELAXED);
     __atomic_store_n(&team->ticket, (uint64_t)kind << 62 | (uint64_t)count << 31,
@@ -329,6 +411,7 @@ static inline void bcn_team_phase(bcn_team *team, int kind, int64_t count)
         team->work(team->context, kind, item, 0);
         mine++;
     }
+    team->phases++;
     if (mine == count) return;
     for (int spins = 0; __atomic_load_n(&team->done, __ATOMIC_ACQUIRE) + mine < count; spins++) {
         if (spins < bcn_spins) {
@@ -337,21 +420,26 @@ static inline void bcn_team_phase(bcn_team *team, int kind, int64_t count)
         }
         worked = bcn_nanoseconds();
         while (__atomic_load_n(&team->done, __ATOMIC_ACQUIRE) + mine < count) sched_yield();
-        waited = bcn_nanoseconds() - worked;
-        if (waited > bcn_long_wait && waited * (mine + 1) > 2 * (worked - begun)) {
-            bcn_store(&team->closed, 1);
-            closed_for = 2 * bcn_load(&bcn_closed_for);
-            if (closed_for == 0 || worked - bcn_load(&bcn_reopen) > 10 * closed_for)
-                closed_for = bcn_first_closing;
-            if (closed_for > bcn_last_closing) closed_for = bcn_last_closing;
-            bcn_store(&bcn_closed_for, closed_for);
-            bcn_store(&bcn_reopen, worked + waited + closed_for);
-        }
+        now = bcn_nanoseconds();
+        if (now - worked > bcn_long_wait && (now - worked) * (mine + 1) > 2 * (worked - begun))
+            bcn_close(team, now);
     }
 }
 
+/* Whether this process has started the team: a child of a fork has its memory, but no helpers. */
+static inline int bcn_team_started(const bcn_team *team) { return team->process == getpid(); }
+
+/* Before the phases of one call, and after them. */
+static inline void bcn_team_begin(bcn_team *team, void *context)
+{
+    team->context = context;
+    team->since = bcn_nanoseconds();
+}
+static inline void bcn_team_end(bcn_team *team) { bcn_account(team, bcn_nanoseconds()); }
+
 static inline void bcn_team_stop(bcn_team *team)
 {
+    if (!bcn_team_started(team)) return;
     __atomic_store_n(&team->stop, 1, __ATOMIC_RELEASE);
     pthread_mutex_lock(&team->lock);
     pthread_cond_broadcast(&team->opened);
@@ -359,6 +447,7 @@ static inline void bcn_team_stop(bcn_team *team)
     for (int i = 1; i <= team->helpers; i++) pthread_join(team->members[i].thread, NULL);
     pthread_cond_destroy(&team->opened);
     pthread_mutex_destroy(&team->lock);
+    team->process = 0;
 }
 
 /* ---- what this processor can run ------------------------------------------------------------

@@ -174,7 +174,7 @@ def test_d3_prediction_of_a_row_is_the_same_in_any_batch(isa, dtype, data):
     assert np.array_equal(net.decision_function(X[start:]), together[start:])
 
 
-# Without n_threads a few rows take a path of their own; with it they go through the engine.
+# On one thread a few rows take a path of their own; with two they go through the engine.
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     "layer_sizes", [(1, 1), (5, 3), (28, 64, 32, 1), (9, 2, 1), (17, 4, 20, 5), (64, 100, 7, 4)]
@@ -186,7 +186,7 @@ def test_d3_few_rows_have_the_bits_of_many(isa, layer_sizes, dtype):
     X = problem(40, layer_sizes[0], dtype=dtype)[0]
     for rows in (X[:1], X[:7], X, X[::-3], np.asfortranarray(X), X.astype("f4"), X.astype("f8")):
         for method in (net.decision_function, net.predict_proba):
-            few, engine = method(rows), method(rows, n_threads=1)
+            few, engine = method(rows, n_threads=1), method(rows, n_threads=2)
             assert few.dtype == engine.dtype
             assert few.tobytes() == engine.tobytes()
 
@@ -195,7 +195,7 @@ def test_d3_few_rows_do_not_read_what_they_cannot():
     net = bcenet.Network([3, 1], random_state=0)
     X = np.arange(6).reshape(2, 3)
     floats = X.astype(np.float32)
-    expected = net.decision_function(floats, n_threads=1)
+    expected = net.decision_function(floats, n_threads=2)
     for rows in (X, floats.astype(">f4"), floats.astype("f2"), X.tolist(), floats[:0].tolist()):
         if len(rows) == 0:
             with pytest.raises(ValueError, match="X must have shape"):

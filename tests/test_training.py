@@ -751,6 +751,33 @@ def wait_for_child(pid, seconds):
 
 
 @pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+def test_t3_a_child_forked_between_epochs_goes_on():
+    """It has no threads but its own, and starts others."""
+    X, y = problem(400, 7)
+
+    def train(fork):
+        net = make_network((7, 5, 1))
+        children = []
+
+        def callback(state):
+            if fork and state.epoch == 2:
+                children.append(os.fork())
+
+        bcenet.fit(
+            net, X, y, batch_size=50, epochs=4, n_threads=3, callbacks=callback, random_state=0
+        )
+        return net, children
+
+    expected = digest(train(False)[0].parameters)
+    net, children = train(True)
+    same = digest(net.parameters) == expected
+    if children == [0]:
+        os._exit(0 if same else 1)
+    assert same
+    assert wait_for_child(children[0], 10) == 0
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
 @pytest.mark.parametrize("rounds", [5, pytest.param(200, marks=pytest.mark.slow)])
 def test_t3_fit_fork_fit_in_the_child(rounds):
     X, y = problem(403)

@@ -641,6 +641,9 @@ cdef void inference_item(Job* job, floating* scratch, int64_t block,
                       count * plan.layers[0].ld_in):
         bcn_store(&job.stop, BAD_INPUT)
         return
+    # The hardware reads ahead only to the end of a page: 1 to 2 % of the time.
+    for i in range(position + INFERENCE_ROWS, min(position + 2 * INFERENCE_ROWS, job.rows)):
+        prefetch_row(&job.x, i)
     forward(plan, scratch, row, count)
     if job.has_targets:
         loss_rows(job, scratch, row, position, count)

@@ -145,7 +145,7 @@ cdef inline void read_run(floating* out, const Layout* s, const char* p, Py_ssiz
 cdef inline void prefetch_row(const Layout* s, Py_ssize_t row) noexcept nogil:
     """Ask for the first three cache lines of a row; the hardware follows from there."""
     cdef const char* p = s.data + row * s.strides[0]
-    cdef Py_ssize_t bytes = s.size // s.shape[0] * s.item_size
+    cdef Py_ssize_t bytes = s.item_size * (s.shape[1] if s.dimensions > 1 else 1)
     bcn_prefetch(p)
     bcn_prefetch(p + min(bytes, <Py_ssize_t> 64))
     bcn_prefetch(p + min(bytes, <Py_ssize_t> 128))

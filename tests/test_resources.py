@@ -17,6 +17,7 @@ import pytest
 from helpers import make_network, problem
 
 import bcenet
+from bcenet import threads
 from bcenet.errors import ModelFormatError, NonFiniteError
 
 MIB = 2**20
@@ -250,3 +251,15 @@ def test_fit_checks_bcenet_num_threads(monkeypatch, text):
     X, y = problem(20)
     with pytest.raises(ValueError, match=f"BCENET_NUM_THREADS.*'{text}'"):
         bcenet.fit(make_network(), X, y)
+
+
+def test_the_environment_limits_the_threads_that_are_chosen(monkeypatch):
+    monkeypatch.setattr(threads, "available", lambda: 8)
+    monkeypatch.delenv("BCENET_NUM_THREADS", raising=False)
+    work = 5 * threads.WORK_PER_THREAD
+    assert threads.choose(None, work, threads.WORK_PER_THREAD) == 6
+    assert threads.choose(None, 1e15) == 8
+    assert threads.choose(None, 1000) == 1
+    monkeypatch.setenv("BCENET_NUM_THREADS", "2")
+    assert threads.choose(None, work, threads.WORK_PER_THREAD) == 2
+    assert threads.choose(7, work) == 7  # what is asked for explicitly holds

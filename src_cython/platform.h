@@ -319,7 +319,9 @@ static void *bcn_helper(void *argument)
     }
 }
 
-/* Start up to size - 1 helpers; fewer if the system refuses. `members` has room for size. */
+/* Start up to size - 1 helpers; fewer if the system refuses, and anywhere if it refuses the
+ * place. `members` has room for size.
+ */
 static inline void bcn_team_start(bcn_team *team, int size, bcn_member *members,
                                   void (*work)(void *, int, int64_t, int))
 {
@@ -342,7 +344,8 @@ static inline void bcn_team_start(bcn_team *team, int size, bcn_member *members,
 #if defined(__linux__) && defined(CPU_SET)
         members[i].placed = bcn_place(&attributes, &members[i].others, i);
 #endif
-        if (pthread_create(&members[i].thread, &attributes, bcn_helper, &members[i])) break;
+        if (pthread_create(&members[i].thread, &attributes, bcn_helper, &members[i])
+            && pthread_create(&members[i].thread, NULL, bcn_helper, &members[i])) break;
         team->helpers = i;
     }
     pthread_attr_destroy(&attributes);

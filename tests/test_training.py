@@ -1011,7 +1011,11 @@ def test_s1_ctrl_c_in_large_steps():
         for delay in rng.uniform(0.2, 3, 20)
     ]
     assert np.isfinite(net.parameters).all()
-    assert max(latencies) < 1
+    # One parameter phase, which is finished: two of a step's five products, on one thread at worst.
+    begun = time.monotonic()
+    bcenet.fit(net, X, y, batch_size=8_192, epochs=1, n_threads=1)
+    phase = (time.monotonic() - begun) * 2 / 5
+    assert max(latencies) < max(1, phase)
 
 
 # ------------------------------------------------------------------------------ bad input

@@ -151,7 +151,7 @@ def _epoch(layer_sizes: list[int], batch_size: int) -> Case:
 
 
 CASES = [
-    *(_tile(columns, transpose) for transpose in (False, True) for columns in (16, 32, 48, 64)),
+    *(_tile(columns, transpose) for transpose in (False, True) for columns in (8, 16, 32, 48, 64)),
     _elementwise("sigmoid", losses.sigmoid, _numpy_sigmoid, 1),
     _elementwise("BCE and gradient", losses.bce_loss_gradient, _numpy_bce, 2),
     _activation("relu", _numpy_relu),

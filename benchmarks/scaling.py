@@ -12,7 +12,7 @@ import math
 import statistics
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from bcenet import threads
 from bcenet.cli import arguments
 from benchmarks.rivals import machine
 from benchmarks.rivals.libraries import OURS, ROOF
+from benchmarks.rivals.options import Parser
 from benchmarks.rivals.problems import WORKLOADS, Workload
 from benchmarks.rivals.rounds import Worker, roof_rate
 
@@ -284,13 +285,6 @@ QUESTIONS = {
 }
 
 # ---- the command --------------------------------------------------------------------------------
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse with errors of one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")
 
 
 def questions(text: str) -> list[str]:

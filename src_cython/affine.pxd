@@ -29,7 +29,7 @@ cdef extern from "platform.h" nogil:
 cdef enum:
     UNIT = 8  # columns of the narrowest tile
     LINE = 16  # leading dimensions are multiples of this: rows begin on a cache line
-    MAX_TILE = 6 * 64 + 8 * 48  # accumulators of the largest tile, with room to spare
+    MAX_TILE = 6 * 64  # accumulators of the largest tile
     PANEL_32 = 8 * bcn_units_float32  # columns of a panel, and of the widest tile
     PANEL_64 = 8 * bcn_units_float64
 

@@ -56,26 +56,24 @@ static inline uint64_t bcn_high_product(uint64_t a, uint64_t b)
  *   v4: 32 registers of 16 float32.   6 x 64: 24 accumulators, 4 of B.
  *   v3: 16 registers of  8 float32.   6 x 16: 12 accumulators, 2 of B.
  *   v2: 16 registers of  4 float32.   3 x 16: 12 accumulators, 2-4 of B.
- * Narrower strips have 7 rows: the most that gcc unrolls before it vectorises 8 columns.
+ * Narrower strips have 6 rows in every build: parameter tiles are 24 rows or a multiple.
  */
+#define bcn_rows_narrow 6
 #if defined(__AVX512F__)
 #define bcn_units_float32 8
 #define bcn_rows_float32 6
 #define bcn_units_float64 4
 #define bcn_rows_float64 6
-#define bcn_rows_narrow 6
 #elif defined(__AVX2__)
 #define bcn_units_float32 2
 #define bcn_rows_float32 6
 #define bcn_units_float64 1
 #define bcn_rows_float64 6
-#define bcn_rows_narrow 6
 #else
 #define bcn_units_float32 2
 #define bcn_rows_float32 3
 #define bcn_units_float64 1
 #define bcn_rows_float64 3
-#define bcn_rows_narrow 6
 #endif
 
 /* ---- transposes: `to` gets 8 x 8 elements of `from`, exchanged ------------------------------
@@ -226,7 +224,6 @@ typedef struct bcn_member {
 #endif
 } bcn_member;
 
-#define bcn_max_threads 256
 /* Spinning covers the usual time between two phases, a few microseconds; a longer wait sleeps. */
 #define bcn_spins 1000
 #define bcn_long_wait 500000        /* ns: more than a helper that runs ever keeps the leader */

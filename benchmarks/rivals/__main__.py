@@ -8,12 +8,13 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from bcenet import threads
 from bcenet.cli import arguments
 from benchmarks.rivals import machine, plot, report
 from benchmarks.rivals.libraries import LIBRARIES, OURS
+from benchmarks.rivals.options import Parser
 from benchmarks.rivals.problems import AUC_TOLERANCE, PREDICTIONS, TOLERANCES, WORKLOADS
 from benchmarks.rivals.rounds import Run, WorkerError
 
@@ -23,12 +24,6 @@ PREDICTION = "predict"
 ROUNDS, QUICK_ROUNDS = 15, 3
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line and status 2."""
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
-
 def _several(convert: Any) -> Any:
     """A type for argparse: values separated by commas, each kept once."""
     return lambda text: list(dict.fromkeys(convert(part) for part in arguments.names(text)))
@@ -36,7 +31,7 @@ def _several(convert: Any) -> Any:
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    options = _Parser(
+    options = Parser(
         prog="python -m benchmarks.rivals",
         description="Time bcenet beside other libraries in one interleaved run and write "
         "rivals.json, rivals.md and rivals.png.",

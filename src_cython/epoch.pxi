@@ -52,7 +52,7 @@ cdef extern from "platform.h" nogil:
     void bcn_team_stop(bcn_team* team)
 
 cdef enum:
-    ITEM_SIZE = 24 * 64  # numbers of a parameter tile: whole register tiles, and whole 8 x 8 transposes
+    ITEM_SIZE = 24 * 64  # numbers of a parameter tile: whole register tiles, whole transposes
     NARROW = 4  # outputs of a layer that is stored transposed
     INFERENCE_ROWS = 96  # rows of a block in prediction and evaluation
     POLL_NANOSECONDS = 40000000  # between looks for signals

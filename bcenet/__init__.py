@@ -4,22 +4,29 @@ from __future__ import annotations
 
 from typing import Any
 
+from bcenet.averaging import EMA, SWA
 from bcenet.callbacks import ProgressBar
 from bcenet.config import __version__, show_config
 from bcenet.errors import DataFormatError, ModelFormatError, NonFiniteError
 from bcenet.gradients import check_gradient
 from bcenet.history import History
-from bcenet.losses import bce_gradient, bce_loss, bce_loss_gradient, sigmoid
+from bcenet.losses import FocalLoss, bce_gradient, bce_loss, bce_loss_gradient, sigmoid
 from bcenet.network import Network
-from bcenet.optimizers import SGD, Adam, AdamW, RMSprop
+from bcenet.optimizers import LBFGS, SGD, Adam, AdamW, AMSGrad, Lion, RMSprop
 from bcenet.training import fit
 
 __all__ = [
+    "EMA",
+    "LBFGS",
     "SGD",
+    "SWA",
+    "AMSGrad",
     "Adam",
     "AdamW",
     "DataFormatError",
+    "FocalLoss",
     "History",
+    "Lion",
     "Model",
     "ModelFormatError",
     "Network",

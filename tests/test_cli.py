@@ -24,6 +24,9 @@ from bcenet.cli import main
 from bcenet.data import read_table
 
 ROWS = 400
+# Of the rows in the table of measures.
+NAMES = ["AUC", "average precision", "log-loss", "Brier score", "calibration error", "accuracy"]
+NAMES += ["balanced accuracy", "F1"]
 
 
 def make_rows(rows=ROWS, seed=0, yes="yes", no="no"):
@@ -105,7 +108,7 @@ def test_train_evaluate_predict(run, data, other, tmp_path):
     out = run("train", data, "--target", "answer", "--seed", 3)
     path = tmp_path / "data.bcenet"
     assert re.search(r"^80 held-out rows, \d\d\.\d % yes$", out, re.MULTILINE)
-    for name in ("AUC", "average precision", "log-loss", "Brier score", "accuracy"):
+    for name in NAMES:
         assert re.search(rf"^{name} +0\.\d{{4}} +0\.\d{{4}}$", out, re.MULTILINE)
     assert "320 training rows, 80 held out" in run.err
     assert "answer: yes is positive" in run.err
@@ -289,7 +292,7 @@ def test_info(run, model, tmp_path):
 
 # What docs/command-line.md says of the keys.
 MEASURES = {"roc_auc", "average_precision", "log_loss", "brier_score", "accuracy"}
-MEASURES |= {"confusion_matrix"}
+MEASURES |= {"expected_calibration_error", "balanced_accuracy", "f1", "confusion_matrix"}
 ALL_MEASURES = MEASURES | {"rows", "positive_rate", "threshold", "base_rate"}
 KEYS = {
     "train": "command model target labels network parameters training seconds history measured_on "

@@ -30,6 +30,7 @@ __all__ = [
     "bce_gradient",
     "bce_loss",
     "bce_loss_gradient",
+    "calibration",
     "check_gradient",
     "fit",
     "load",
@@ -43,6 +44,7 @@ __all__ = [
 # Imported when first used: they are not needed to train, and import time counts.
 _LATER = {
     "Model": ("bcenet.model", "Model"),
+    "calibration": ("bcenet.calibration", None),
     "load": ("bcenet.model", "load_network"),
     "load_model": ("bcenet.model", "load_model"),
     "metrics": ("bcenet.metrics", None),

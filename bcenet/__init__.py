@@ -37,6 +37,7 @@ __all__ = [
     "bce_gradient",
     "bce_loss",
     "bce_loss_gradient",
+    "calibration",
     "check_gradient",
     "fit",
     "load",
@@ -50,6 +51,7 @@ __all__ = [
 # Imported when first used: they are not needed to train, and import time counts.
 _LATER = {
     "Model": ("bcenet.model", "Model"),
+    "calibration": ("bcenet.calibration", None),
     "load": ("bcenet.model", "load_network"),
     "load_model": ("bcenet.model", "load_model"),
     "metrics": ("bcenet.metrics", None),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bcenet.tabular import TabularEncoder
 
 _ADAMW_DECAY = 0.3
+_MEASURES = ("f1", "balanced-accuracy", "accuracy")  # that --threshold can name
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -129,7 +130,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         help="of the first weights, the held-out rows and the shuffling (default: 0)",
     )
     arguments.add_threads(training)
-    arguments.add_threshold(training, "0.5")
+    arguments.add_threshold(training, "0.5", _MEASURES)
 
     columns = parser.add_argument_group("columns")
     for option, remark in [
@@ -155,6 +156,7 @@ def run(options: argparse.Namespace) -> None:
     path = _model_path(options)
     optimizer = _optimizer(options)
     data = _read(options)
+    _check_threshold(options, data)
     network = bcenet.Network(
         [data.encoder.n_features_out, *options.hidden, 1],
         options.activation[0] if len(options.activation) == 1 else options.activation,
@@ -187,7 +189,7 @@ def run(options: argparse.Namespace) -> None:
         data.encoder,
         network,
         data.labels,
-        threshold=0.5 if options.threshold is None else options.threshold,
+        threshold=_threshold(options, network, data),
         target=options.target,
         training={
             "data": os.path.basename(options.data),
@@ -299,6 +301,34 @@ def _optimizer(options: argparse.Namespace) -> Optimizer:
     elif options.optimizer == "adamw":
         given["weight_decay"] = _ADAMW_DECAY
     return BY_NAME[options.optimizer](**given)
+
+
+def _check_threshold(options: argparse.Namespace, data: _Data) -> None:
+    """An error now rather than after the training if no rows can choose the threshold."""
+    if options.threshold not in _MEASURES:
+        return
+    import numpy as np
+
+    held_out = [data.labels[int(target)] for target in np.unique(data.y_held_out)]
+    if len(held_out) < 2:
+        got = f"only rows of {held_out[0]!r}" if held_out else "none"
+        raise ValueError(
+            f"--threshold {options.threshold} needs held-out rows of both labels; got {got}"
+        )
+
+
+def _threshold(options: argparse.Namespace, network: Network, data: _Data) -> float:
+    """The number given, or the one that is best for the measure on the held-out rows."""
+    if options.threshold not in _MEASURES:
+        return 0.5 if options.threshold is None else options.threshold
+    from bcenet.calibration import choose_threshold
+
+    metric = options.threshold.replace("-", "_")
+    probability = network.predict_proba(data.X_held_out, options.threads)
+    threshold = choose_threshold(data.y_held_out, probability, metric=metric)
+    if not options.quiet:
+        _log(f"threshold {threshold:g} has the best {options.threshold} on the held-out rows")
+    return threshold
 
 
 def _inputs(

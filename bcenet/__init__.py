@@ -35,6 +35,7 @@ __all__ = [
     "load",
     "load_model",
     "metrics",
+    "schedules",
     "show_config",
     "sigmoid",
     "tabular",
@@ -46,6 +47,7 @@ _LATER = {
     "load": ("bcenet.model", "load_network"),
     "load_model": ("bcenet.model", "load_model"),
     "metrics": ("bcenet.metrics", None),
+    "schedules": ("bcenet.schedules", None),
     "tabular": ("bcenet.tabular", None),
 }
 

@@ -221,6 +221,8 @@ def _epochs(
                 state.validation_loss = total / weight
                 history.validation_loss.append(state.validation_loss)
             state.epoch = epoch
+            state.penalty = 0.0
+            state.learning_rate = run.optimizer.learning_rate
             state.seconds = time.monotonic() - begun
             if hooks.call("on_epoch_end", state):
                 break

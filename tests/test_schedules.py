@@ -215,18 +215,34 @@ def test_the_clock_starts_with_the_first_fit(row):
 @pytest.mark.parametrize("row", TWINS)
 def test_reset(row):
     schedule = make(row)
-    first = run(schedule, HORIZON, loss=0.5)
-    run(schedule, HORIZON, rows=7, epoch=HORIZON)
+    run(schedule, HORIZON + 9)  # long enough for the adaptive one to divide
+    run(schedule, HORIZON, rows=7, epoch=HORIZON + 9)
     schedule.reset()
-    assert np.array_equal(run(schedule, HORIZON), first)
+    assert np.array_equal(run(schedule, HORIZON), run(make(row), HORIZON))
 
 
 @pytest.mark.parametrize("row", [row for row in TWINS if row != "adaptive"])  # which has no clock
 def test_an_optimizer_that_was_reset_starts_the_clock_again(row):
     schedule = make(row)
     first = run(schedule, HORIZON, epoch=5)
-    run(schedule, 2, epoch=5 + HORIZON)
+    run(schedule, 2, rows=7, epoch=5 + HORIZON)
     assert np.array_equal(run(schedule, HORIZON, epoch=0), first)
+
+
+def test_a_warm_up_leaves_the_other_s_state_alone():
+    adaptive = schedules.Adaptive(patience=0)
+    run(adaptive, 3)
+    assert adaptive.divisions == 2
+    warm = schedules.WarmUp(1, adaptive)
+    assert adaptive.divisions == 2
+    warm.reset()
+    assert adaptive.divisions == 0
+
+
+def test_rows_that_change_after_a_warm_up():
+    schedule = schedules.WarmUp(1, schedules.InverseScaling(power=1))
+    assert run(schedule, 3, batches=1, rows=100).tolist() == [1, 1, 1 / 101]
+    assert run(schedule, 2, batches=1, rows=50, epoch=3).tolist() == [1 / 201, 1 / 251]
 
 
 def test_a_schedule_of_ones_own():
@@ -298,6 +314,20 @@ def test_adaptive_counts_as_scikit_learn(losses, learning_rate, patience, tol):
     assert schedule.best == theirs.best_loss_
     if stopped is None:
         assert schedule.count == theirs._no_improvement_count
+
+
+def test_adaptive_at_the_minimum():
+    """A rate that is the minimum ends the fit, by the bits of scikit-learn's divisions."""
+    ended = []
+    for k in range(12):
+        optimizer = SGDOptimizer([], 5**k * 1e-6, "adaptive")
+        epochs = 1
+        while not optimizer.trigger_stopping("", False):
+            epochs += 1
+        _, stopped = replay(schedules.Adaptive(patience=0), [1.0] * 20, 5**k * 1e-6)
+        assert stopped == epochs
+        ended.append(epochs - k)
+    assert set(ended) == {1, 2}  # rounding decides
 
 
 def test_adaptive_of_a_whole_fit():

@@ -43,6 +43,7 @@ __all__ = [
     "load",
     "load_model",
     "metrics",
+    "schedules",
     "show_config",
     "sigmoid",
     "tabular",
@@ -55,6 +56,7 @@ _LATER = {
     "load": ("bcenet.model", "load_network"),
     "load_model": ("bcenet.model", "load_model"),
     "metrics": ("bcenet.metrics", None),
+    "schedules": ("bcenet.schedules", None),
     "tabular": ("bcenet.tabular", None),
 }
 

@@ -151,7 +151,7 @@ class Adam(Optimizer):
     """
 
     _rule = "adam"
-    _state_names = ("first_moment", "second_moment")
+    _state_names: tuple[str, ...] = ("first_moment", "second_moment")
 
     def __init__(
         self,

@@ -236,9 +236,9 @@ def _plan(
     rate = 0.0 if averaging is None else averaging.rate
     checked = Objective.of(network.layer_sizes[-1], **objective, average_rate=rate)
     if schedule is not None:
-        from bcenet import schedules
+        from bcenet.schedules import resolve
 
-        schedule = schedules.resolve(schedule)
+        schedule = resolve(schedule)
     if stage is None:
         whole = checked.needs_whole_gradient or network.shape.feature_scale
         stage = "staged" if whole else "plain"
@@ -454,7 +454,7 @@ class _Run:
     def _trained(self) -> Network:
         """The network with the parameters that are trained, where it holds their average."""
         averaging = self.plan.averaging
-        if averaging is None:
+        if averaging is None or averaging.raw is None:
             return self.network
         return Network.from_config(self.network.config(), averaging.raw, self.network.statistics)
 

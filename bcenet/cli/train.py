@@ -150,6 +150,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 def run(options: argparse.Namespace) -> None:
     """Train as the options say."""
     import bcenet
+    from bcenet.callbacks import BestWeights, EarlyStopping
     from bcenet.cli import report, signals
     from bcenet.model import Model
 
@@ -168,7 +169,8 @@ def run(options: argparse.Namespace) -> None:
     batch_size = options.batch_size or min(max(rows // 40, 32), 200)
     if not options.quiet:
         _describe(options.target, data, network)
-    best = _BestWeights(options.patience)
+    best = BestWeights()
+    choosing = [best, EarlyStopping(patience=options.patience)] if validation else []
     begun = time.monotonic()
     with _progress(options.quiet) as show:
         history = bcenet.fit(
@@ -179,12 +181,12 @@ def run(options: argparse.Namespace) -> None:
             batch_size=batch_size,
             epochs=options.epochs or (200 if validation else 20),
             validation_data=validation,
-            callbacks=[best, show],
+            callbacks=[*choosing, show],
             n_threads=options.threads,
             random_state=options.seed,
         )
     seconds = time.monotonic() - begun
-    network.parameters[:] = best.parameters
+    best_epoch = best.best_epoch or len(history.loss)
     model = Model(
         data.encoder,
         network,
@@ -199,14 +201,14 @@ def run(options: argparse.Namespace) -> None:
             **optimizer.hyper(),
             "batch_size": batch_size,
             "epochs": len(history.loss),
-            "best_epoch": best.epoch,
+            "best_epoch": best_epoch,
             "seed": options.seed,
         },
     )
     signals.check()
     model.save(path)
     if not options.quiet:
-        _log(f"trained {len(history.loss)} epochs in {seconds:.1f} s; kept epoch {best.epoch}")
+        _log(f"trained {len(history.loss)} epochs in {seconds:.1f} s; kept epoch {best_epoch}")
         _log(f"wrote {path}")
 
     measured_on = "held-out rows" if validation else "training rows"
@@ -387,27 +389,6 @@ def _held_out(y: np.ndarray, options: argparse.Namespace) -> np.ndarray:
         count = min(max(round(options.validation * len(rows)), 1), len(rows) - 1)
         held_out[rows[:count]] = True
     return held_out
-
-
-class _BestWeights:
-    """Callback: keeps the parameters of the best epoch, and stops when it lies far back.
-
-    Best is the smallest validation loss; without validation data it is the last epoch.
-    """
-
-    def __init__(self, patience: int) -> None:
-        self._patience = patience
-        self._loss = math.inf
-        self.epoch = 0
-        self.parameters: np.ndarray | None = None
-
-    def on_epoch_end(self, state: State) -> bool:
-        loss = state.validation_loss
-        if loss is None or loss < self._loss:
-            self._loss = math.inf if loss is None else loss
-            self.epoch = state.epoch
-            self.parameters = state.network.parameters.copy()
-        return state.epoch - self.epoch >= self._patience
 
 
 @contextmanager

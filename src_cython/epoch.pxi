@@ -24,15 +24,15 @@
 
 from libc.stdint cimport int32_t, int64_t
 
-from activations cimport RELU as RELU_ACTIVATION, activate
+from bcenet.cimports.activations cimport RELU as RELU_ACTIVATION, activate
 from affine cimport (
     Finish, GATE, MULTIPLY, PANEL_32, PANEL_64, RELU, STORE, UNIT, bcn_transpose_float32,
     bcn_transpose_float64, dots, leading, padded, product,
 )
-from losses cimport bce_block, sigmoid, smooth_block, sum_block
+from bcenet.cimports.losses cimport bce_block, sigmoid, smooth_block, sum_block
 from optimizers cimport Hyper, Step, prepare, update
 from source cimport Layout, copy_run, is_plain, prefetch_row, read_row
-from vecmath cimport floating, not_finite
+from bcenet.cimports.vecmath cimport floating, not_finite
 
 cdef extern from "platform.h" nogil:
     ctypedef struct bcn_member:

@@ -1,3 +1,4 @@
+# cython: cdivision=True, overflowcheck=False
 # Binary cross-entropy on logits, with its gradient: the fused form, right at every logit.
 #
 # For a logit z, a target t in [0, 1] and a weight w of the positive term, with s the sigmoid:
@@ -9,7 +10,7 @@
 # Every term of the loss is positive, and a hard target leaves one term of the gradient, so no
 # digits cancel. The literal p - y would lose them all where p rounds to 1.
 
-from vecmath cimport absolute, exp_pair, floating, log1p_pair, muladd, sigmoid_pair
+from .vecmath cimport absolute, exp_pair, floating, log1p_pair, muladd, sigmoid_pair
 
 
 cdef inline floating sigmoid(floating z) noexcept nogil:

@@ -12,16 +12,16 @@ from libc.string cimport memset
 
 cimport numpy as cnp
 
-cimport activations
+from bcenet.cimports cimport activations
 cimport optimizers
 from affine cimport PANEL_32, PANEL_64, UNIT, lane_sum, leading, padded
-from losses cimport bce, sigmoid, smooth_block, sum_block
+from bcenet.cimports.losses cimport bce, sigmoid, smooth_block, sum_block
 from random cimport philox, shuffle
 from source cimport (
     FLOAT16, FLOAT32, FLOAT64, INT8, INT16, INT32, INT64, Layout, MAX_DIMENSIONS, UINT8, UINT16,
     UINT32, UINT64, read_block,
 )
-from vecmath cimport floating, muladd
+from bcenet.cimports.vecmath cimport floating, muladd
 
 include "epoch.pxi"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bcenet.callbacks import ProgressBar
-from bcenet.config import __version__, show_config
+from bcenet.config import __version__, get_include, show_config
 from bcenet.errors import DataFormatError, ModelFormatError, NonFiniteError
 from bcenet.gradients import check_gradient
 from bcenet.history import History
@@ -32,6 +32,7 @@ __all__ = [
     "bce_loss_gradient",
     "check_gradient",
     "fit",
+    "get_include",
     "load",
     "load_model",
     "metrics",

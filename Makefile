@@ -9,7 +9,7 @@ PYTHON ?= python3
 PIP = -m pip install --quiet --disable-pip-version-check
 PYTEST = -m pytest -c ../pyproject.toml --rootdir ..
 SOURCES := setup.py pyproject.toml README.md LICENSE $(wildcard src_cython/*) \
-           $(wildcard bcenet/*.py bcenet/*.pyi bcenet/*/*.py) bcenet/cimports/__init__.pxd
+           $(wildcard bcenet/*.py bcenet/*.pyi bcenet/*/*.py)
 WHEEL = dist/built-for-$(notdir $(PYTHON))
 
 .PHONY: demo test test-slow test-parity lint bench annotate sdist clean
@@ -56,7 +56,7 @@ lint:
 	.venv-lint/bin/python $(PIP) ruff==0.17.6 cython-lint==0.22.1 mypy==2.4.1 import-linter==2.16 "numpy>=2"
 	.venv-lint/bin/ruff check .
 	.venv-lint/bin/ruff format --check .
-	PATH="$$PWD/.venv-lint/bin:$$PATH" cython-lint src_cython bcenet/cimports/__init__.pxd examples
+	PATH="$$PWD/.venv-lint/bin:$$PATH" cython-lint src_cython examples
 	.venv-lint/bin/mypy
 	PYTHONPATH=. .venv-lint/bin/lint-imports
 

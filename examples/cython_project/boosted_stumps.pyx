@@ -111,7 +111,8 @@ class BoostedStumps:
     ``loss`` is the mean loss before each round.
     """
 
-    def __init__(self, base, stumps, loss):
+    def __init__(self, features, base, stumps, loss):
+        self.features = features
         self.base = base
         self.stumps = stumps
         self.loss = loss
@@ -120,6 +121,8 @@ class BoostedStumps:
         """The margin of every row of ``bins``, (features, rows): float64."""
         cdef Py_ssize_t rows = bins.shape[1]
         cdef Stump stump
+        if bins.shape[0] != self.features:
+            raise ValueError(f"bins must have {self.features} features; got {bins.shape[0]}")
         result = np.full(rows, self.base)
         cdef double[::1] out = result
         if rows > 0:
@@ -167,4 +170,4 @@ def fit(const unsigned char[:, ::1] bins, const floating[::1] targets, Py_ssize_
         if stump.feature < 0:
             break
         stumps.append((stump.feature, stump.split, stump.left, stump.right))
-    return BoostedStumps(base, stumps, losses)
+    return BoostedStumps(features, base, stumps, losses)

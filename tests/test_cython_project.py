@@ -190,6 +190,14 @@ def test_readme_code_runs(build):
     assert last < 0.5 * first
 
 
+def test_the_page_s_code_is_translated(tmp_path):
+    text = (ROOT / "docs" / "cython.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```cython\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "mine.pyx").write_text(block, encoding="utf-8")
+    run(["-m", "cython", "-Werror", tmp_path / "mine.pyx"])
+    assert '#include "bcenet_math.h"' in (tmp_path / "mine.c").read_text(encoding="utf-8")
+
+
 def test_installed_is_what_is_public():
     names = sorted(path.name for path in INSTALLED.iterdir() if path.name != "__pycache__")
     assert names == [

@@ -3,7 +3,7 @@
 
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
-from vecmath cimport floating
+from bcenet.cimports.vecmath cimport floating
 
 ctypedef fused row_index:
     int32_t

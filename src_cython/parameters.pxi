@@ -125,7 +125,10 @@ cdef inline bint has_penalty(const Plan* plan) noexcept nogil:
 
 cdef bint update_run(const Job* job, const Values* values, Py_ssize_t offset,
                      const floating* g, int group, Py_ssize_t n) noexcept nogil:
-    """Apply the optimizer to n parameters that lie together; whether all stayed finite."""
+    """Apply the optimizer to n parameters that lie together; whether all stayed finite.
+
+    Their average follows at once, but that of weights whose norm is to be held first.
+    """
     cdef floating* w = <floating*> values.w + offset
     cdef floating* state[STATES]
     cdef bint finite
@@ -133,7 +136,7 @@ cdef bint update_run(const Job* job, const Values* values, Py_ssize_t offset,
     for i in range(STATES):
         state[i] = NULL if values.state[i] == NULL else <floating*> values.state[i] + offset
     finite = update(w, state[0], state[1], state[2], g, &job.plan.hyper, &job.step, group, n)
-    if job.average_rate > 0:
+    if job.average_rate > 0 and not (group == COEFS and job.plan.objective.max_norm > 0):
         average(<floating*> values.average + offset, <const floating*> w,
                 <floating> job.average_rate, n)
     return finite
@@ -506,9 +509,19 @@ cdef inline floating held(double square, double limit, floating* unused) noexcep
     return <floating> (limit / square_root(square)) if square > limit * limit else <floating> 1
 
 
+cdef inline void average_row(const Job* job, const Layer* layer, Py_ssize_t row,
+                             Py_ssize_t start, Py_ssize_t n, floating* unused) noexcept nogil:
+    """Take weights whose norm is held into their average; ``unused`` gives the type."""
+    if job.average_rate > 0:
+        average(stored_row(layer, layer.matrix.average, row, start, unused),
+                <const floating*> stored_row(layer, layer.matrix.w, row, start, unused),
+                <floating> job.average_rate, n)
+
+
 cdef void max_norm_item(Job* job, floating* scratch, int64_t index) noexcept nogil:
     """Hold the norm of each unit's weights (Srebro and Shraibman 2005) in all columns of a
-    layer: the sum of a column runs down the rows, whatever the panels' width."""
+    layer: the sum of a column runs down the rows, whatever the panels' width. Their average
+    follows here."""
     cdef const Plan* plan = job.plan
     cdef const Layer* layer = &plan.layers[index]
     cdef double limit = plan.objective.max_norm
@@ -524,6 +537,7 @@ cdef void max_norm_item(Job* job, floating* scratch, int64_t index) noexcept nog
             w = <floating*> layer.matrix.w + i * padded(layer.columns)
             for j in range(layer.fan_in):
                 w[j] *= factor
+            average_row(job, layer, i, 0, layer.fan_in, scratch)
         return
     for panel in range(panels(layer)):
         start = panel * layer.panel
@@ -540,6 +554,7 @@ cdef void max_norm_item(Job* job, floating* scratch, int64_t index) noexcept nog
             w = stored_row(layer, layer.matrix.w, i, start, scratch)
             for j in range(n):
                 w[j] *= factors[j]
+            average_row(job, layer, i, start, n, scratch)
     if layer.wt != NULL:
         for i in range(plan.n_items):
             if plan.items[i].kind == TILE and plan.items[i].layer == index:

@@ -174,9 +174,7 @@ def fit_twin(net, X, y, optimizer, *, epochs, seed=None, **options):
 
     Rows are taken in the order of a seed, or as they lie without one.
     """
-    name = next(
-        name for name, kind in bcenet.optimizers.BY_NAME.items() if kind is type(optimizer)
-    )
+    name = next(name for name, kind in bcenet.optimizers.BY_NAME.items() if kind is type(optimizer))
     hyper = optimizer.hyper()
     factors = hyper.pop("rate_factors")
     n, batch_size = len(X), min(options.pop("batch_size", 200), len(X))

@@ -62,7 +62,7 @@ def minimize(
     _refuse(network, plan)
     objective = plan.objective
     penalty = Penalty(network.shape, objective, divisor(network, rows, objective))
-    gradient_pass = GradientPass(network, rows, objective, plan.n_threads)
+    gradient_pass = GradientPass(network, rows, objective.unpenalized(), plan.n_threads)
 
     def evaluate(w: np.ndarray) -> tuple[float, np.ndarray]:
         loss, gradient = gradient_pass(w.astype(network.dtype))

@@ -437,7 +437,7 @@ class _Run:
         chosen: Any = slice(first, first + self._batch_size)
         if order is not None:
             chosen = order[chosen]
-        what = "the step overflowed the parameters or the optimizer's state"
+        what = "the step overflowed the parameters, the statistics or the optimizer's state"
         if status == "bad loss":
             layer = gradients.first_bad_layer(self._trained(), self.rows.X[chosen])
             what = "the loss is not finite"

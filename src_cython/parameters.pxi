@@ -228,9 +228,10 @@ cdef bint update_values(const Job* job, const Item* item, floating* unused) noex
     return finite
 
 
-cdef void gains_gradient(const Job* job, const Item* item, floating* unused) noexcept nogil:
+cdef bint gains_gradient(const Job* job, const Item* item, floating* unused) noexcept nogil:
     """The gradient of a line of gains and shifts; a step's batch also moves the running
-    mean and variance."""
+    mean and variance. Returns whether those stayed finite: the batch's own normalisation hides a
+    variance that overflows."""
     cdef const Layer* layer = &job.plan.layers[item.layer]
     cdef bint batch = layer.norm == BATCH_NORM and job.plan.batch_statistics
     cdef floating* gain = <floating*> layer.gains.gradient + item.column
@@ -240,6 +241,7 @@ cdef void gains_gradient(const Job* job, const Item* item, floating* unused) noe
     cdef double n = job.batch_rows
     cdef double unbiased = n / max(n - 1, <double> 1)
     cdef double sums[2 * LINE]
+    cdef bint bad = False
     cdef Py_ssize_t j
     if batch:
         for j in range(item.columns):
@@ -251,11 +253,13 @@ cdef void gains_gradient(const Job* job, const Item* item, floating* unused) noe
         gain[j] = <floating> (sums[j] * job.gradient_scale)
         gain[layer.ld_a + j] = <floating> (sums[LINE + j] * job.gradient_scale)
     if not batch or job.stage == GRADIENT_ONLY:
-        return
+        return True
     for j in range(item.columns):
         running[j] += momentum * ((<floating*> layer.mean)[item.column + j] - running[j])
         variance[j] += momentum * (<floating> (layer.variance[item.column + j] * unbiased)
                                    - variance[j])
+        bad |= not_finite(running[j]) | not_finite(variance[j])
+    return not bad
 
 
 cdef void parameters_item(Job* job, floating* scratch, int64_t index) noexcept nogil:
@@ -287,9 +291,9 @@ cdef void parameters_item(Job* job, floating* scratch, int64_t index) noexcept n
                 copy_values(gradient + i * item.ld, <const floating*> scratch + i * item.columns,
                             item.columns)
     elif item.kind == GAINS:
-        gains_gradient(job, item, scratch)
+        finite = gains_gradient(job, item, scratch)
         if job.stage == UPDATE_PLAIN:
-            finite = update_values(job, item, scratch)
+            finite &= update_values(job, item, scratch)
     if not finite:
         bcn_store_minimum(&job.bad_layer, item.layer)
 
@@ -530,14 +534,18 @@ cdef void max_norm_item(Job* job, floating* scratch, int64_t index) noexcept nog
     cdef floating* w
     cdef floating factor
     cdef Py_ssize_t panel, start, i, j, n
+    cdef bint bad = False  # a norm that overflowed would hold the weights at 0
     if layer.narrow:
         for i in range(layer.rows):
-            factor = held(row_sum(layer, layer.matrix.w, i, layer.fan_in, True, scratch), limit,
-                          scratch)
+            sums[0] = row_sum(layer, layer.matrix.w, i, layer.fan_in, True, scratch)
+            bad |= not_finite(sums[0])
+            factor = held(sums[0], limit, scratch)
             w = <floating*> layer.matrix.w + i * padded(layer.columns)
             for j in range(layer.fan_in):
                 w[j] *= factor
             average_row(job, layer, i, 0, layer.fan_in, scratch)
+        if bad:
+            bcn_store_minimum(&job.bad_layer, index)
         return
     for panel in range(panels(layer)):
         start = panel * layer.panel
@@ -549,12 +557,15 @@ cdef void max_norm_item(Job* job, floating* scratch, int64_t index) noexcept nog
             for j in range(n):
                 sums[j] += <double> w[j] * <double> w[j]
         for j in range(n):
+            bad |= not_finite(sums[j])
             factors[j] = held(sums[j], limit, scratch)
         for i in range(layer.fan_in):
             w = stored_row(layer, layer.matrix.w, i, start, scratch)
             for j in range(n):
                 w[j] *= factors[j]
             average_row(job, layer, i, start, n, scratch)
+    if bad:
+        bcn_store_minimum(&job.bad_layer, index)
     if layer.wt != NULL:
         for i in range(plan.n_items):
             if plan.items[i].kind == TILE and plan.items[i].layer == index:

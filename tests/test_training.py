@@ -941,13 +941,13 @@ def interrupted_fit(net, X, y, optimizer, delay, **options):
     return latency
 
 
-def fit_steps(net, X, y, optimizer, steps, *, batch_size, seed):
+def fit_steps(net, X, y, optimizer, steps, *, batch_size, seed, **options):
     """Exactly so many steps, in the order of a shuffled fit with this seed."""
     for epoch in itertools.count():
         rows = bcenet.training.row_order(seed, epoch, len(X))[: steps * batch_size]
         bcenet.fit(
             net, X[rows], y[rows], optimizer=optimizer, batch_size=batch_size, epochs=1,
-            shuffle=False,
+            shuffle=False, **options,
         )  # fmt: skip
         steps -= -(-len(rows) // batch_size)
         if steps == 0:

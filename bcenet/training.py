@@ -181,7 +181,7 @@ def _fit(
     batch_size = min(batch_size, rows.n)
     work = 3 * network._work(batch_size)
     count = threads.choose(n_threads, work, threads.WORK_PER_THREAD)
-    if callbacks_.shows_progress():
+    if callbacks_.shows_progress() and not hooks.show_progress:
         hooks.append(callbacks_.ProgressBar())
 
     def train() -> History:

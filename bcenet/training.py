@@ -96,7 +96,8 @@ def fit(
     Arguments:
         network: changed at the end of every epoch; training works on a private copy.
         X: (n, inputs), finite, any real dtype and strides; read batch by batch, never copied.
-        y: (n,) for one output or (n, k) for k: labels, or probabilities in [0, 1].
+        y: (n,) for one output or (n, k) for k: labels, or probabilities in [0, 1]. Both classes
+            must be there, unless an optimizer object goes from one part of the data to the next.
         optimizer: "sgd", "adam", "adamw", "rmsprop", or an object such as bcenet.Adam(0.01),
             which keeps its state for the next fit.
         learning_rate: of an optimizer given by name; None takes its default.
@@ -166,6 +167,7 @@ def _fit(
     """`fit`, with the form of its step: "plain", or "staged" (the whole gradient first)."""
     if not isinstance(network, Network):
         raise TypeError(f"network must be a bcenet.Network; got {checks.describe(network)}")
+    in_parts = isinstance(optimizer, optimizers.Optimizer)
     optimizer = optimizers.resolve(optimizer, learning_rate)
     batch_size = checks.integer("batch_size", batch_size, 1)
     epochs = checks.integer("epochs", epochs, 1)
@@ -176,7 +178,7 @@ def _fit(
     )
     hooks = callbacks_.Callbacks(callbacks)
     seed = _seed(random_state, optimizer)
-    rows = _check_rows(network, X, y, sample_weight)
+    rows = _check_rows(network, X, y, sample_weight, in_parts)
     validation = _check_validation(network, validation_data)
     batch_size = min(batch_size, rows.n)
     work = 3 * network._work(batch_size)
@@ -344,14 +346,14 @@ def _seed(random_state: Any, optimizer: optimizers.Optimizer) -> int:
     return int(np.random.default_rng().integers(2**63))
 
 
-def _check_rows(network: Network, X: Any, y: Any, sample_weight: Any) -> Rows:
+def _check_rows(network: Network, X: Any, y: Any, sample_weight: Any, in_parts: bool) -> Rows:
     array = network.check_rows(X)
     count = array.shape[0]
     if count == 0:
         raise ValueError("X must have at least one row; got 0")
     targets = network.check_targets(y, count)
     total = float(targets.sum(dtype=np.float64))
-    if total in (0.0, float(targets.size)):
+    if total in (0.0, float(targets.size)) and not in_parts:
         raise ValueError(f"y must hold both classes; got only {int(total > 0)}")
     return Rows(array, targets, gradients.check_weight(sample_weight, targets, network.dtype))
 

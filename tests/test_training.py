@@ -220,6 +220,16 @@ def test_validation_weights():
     assert history.validation_loss == pytest.approx([float(expected)], rel=1e-14)
 
 
+@pytest.mark.parametrize("label", [0, 1])
+def test_a_part_of_the_data_may_hold_one_class(label):
+    net, (X, _) = make_network(), problem(50)
+    with pytest.raises(ValueError, match=f"y must hold both classes; got only {label}"):
+        bcenet.fit(net, X, np.full(50, label))
+    before = bcenet.bce_loss(net.decision_function(X), np.full(50, label))
+    history = bcenet.fit(net, X, np.full(50, label), optimizer=bcenet.Adam(), epochs=5)
+    assert history.loss[-1] < before
+
+
 @pytest.mark.parametrize("sizes", [[4, 600, 600, 300], [3000, 2, 500], [2, 2, 1000]])
 def test_wide_layers_and_many_outputs(sizes):
     # Blocks of rows are smallest, and what a row of the loss needs is largest.

@@ -33,6 +33,7 @@ __all__ = [
     "NonFiniteError",
     "ProgressBar",
     "RMSprop",
+    "Trainer",
     "__version__",
     "bce_gradient",
     "bce_loss",
@@ -52,6 +53,7 @@ __all__ = [
 # Imported when first used: they are not needed to train, and import time counts.
 _LATER = {
     "Model": ("bcenet.model", "Model"),
+    "Trainer": ("bcenet.trainer", "Trainer"),
     "calibration": ("bcenet.calibration", None),
     "load": ("bcenet.model", "load_network"),
     "load_model": ("bcenet.model", "load_model"),

@@ -239,9 +239,6 @@ def _plan(
         from bcenet.schedules import resolve
 
         schedule = resolve(schedule)
-    if stage is None:
-        whole = checked.needs_whole_gradient or network.shape.feature_scale
-        stage = "staged" if whole else "plain"
     return Plan(
         optimizer=optimizer,
         objective=checked,
@@ -251,10 +248,16 @@ def _plan(
         batch_size=checks.integer("batch_size", batch_size, 1),
         epochs=checks.integer("epochs", epochs, 1),
         shuffle=checks.boolean("shuffle", shuffle),
-        seed=_seed(random_state, optimizer),
+        seed=seed_of(random_state, optimizer),
         n_threads=n_threads,
-        stage=stage,
+        stage=choose_stage(network, checked) if stage is None else stage,
     )
+
+
+def choose_stage(network: Network, objective: Objective) -> str:
+    """The form of a step: "plain", or "staged" where it needs the whole gradient first."""
+    whole = objective.needs_whole_gradient or network.shape.feature_scale
+    return "staged" if whole else "plain"
 
 
 class _Course:
@@ -459,7 +462,8 @@ class _Run:
         return Network.from_config(self.network.config(), averaging.raw, self.network.statistics)
 
 
-def _seed(random_state: Any, optimizer: Any) -> int:
+def seed_of(random_state: Any, optimizer: Any) -> int:
+    """The seed of shuffling and dropout: the one given, the optimizer's, or a random one."""
     if isinstance(random_state, np.random.Generator):
         return int(random_state.integers(2**63))
     if random_state is not None:

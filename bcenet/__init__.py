@@ -4,37 +4,47 @@ from __future__ import annotations
 
 from typing import Any
 
+from bcenet.averaging import EMA, SWA
 from bcenet.callbacks import ProgressBar
 from bcenet.config import __version__, show_config
 from bcenet.errors import DataFormatError, ModelFormatError, NonFiniteError
 from bcenet.gradients import check_gradient
 from bcenet.history import History
-from bcenet.losses import bce_gradient, bce_loss, bce_loss_gradient, sigmoid
+from bcenet.losses import FocalLoss, bce_gradient, bce_loss, bce_loss_gradient, sigmoid
 from bcenet.network import Network
-from bcenet.optimizers import SGD, Adam, AdamW, RMSprop
+from bcenet.optimizers import LBFGS, SGD, Adam, AdamW, AMSGrad, Lion, RMSprop
 from bcenet.training import fit
 
 __all__ = [
+    "EMA",
+    "LBFGS",
     "SGD",
+    "SWA",
+    "AMSGrad",
     "Adam",
     "AdamW",
     "DataFormatError",
+    "FocalLoss",
     "History",
+    "Lion",
     "Model",
     "ModelFormatError",
     "Network",
     "NonFiniteError",
     "ProgressBar",
     "RMSprop",
+    "Trainer",
     "__version__",
     "bce_gradient",
     "bce_loss",
     "bce_loss_gradient",
+    "calibration",
     "check_gradient",
     "fit",
     "load",
     "load_model",
     "metrics",
+    "schedules",
     "show_config",
     "sigmoid",
     "tabular",
@@ -43,9 +53,12 @@ __all__ = [
 # Imported when first used: they are not needed to train, and import time counts.
 _LATER = {
     "Model": ("bcenet.model", "Model"),
+    "Trainer": ("bcenet.trainer", "Trainer"),
+    "calibration": ("bcenet.calibration", None),
     "load": ("bcenet.model", "load_network"),
     "load_model": ("bcenet.model", "load_model"),
     "metrics": ("bcenet.metrics", None),
+    "schedules": ("bcenet.schedules", None),
     "tabular": ("bcenet.tabular", None),
 }
 

@@ -7,7 +7,10 @@ import numpy as np
 INSTRUCTION_SET: str
 FLAGS: str
 ACTIVATIONS: dict[str, int]
+LOSSES: dict[str, int]
 RULES: dict[str, int]
+GROUP_CODES: dict[str, int]
+NORMALIZATIONS: dict[str | None, int]
 STAGES: dict[str, int]
 STATUSES: dict[int, str]
 CHECKS: dict[str, int]
@@ -18,43 +21,75 @@ class Source:
 
 class Engine:
     steps: int
+    averaged: int
     def __init__(
         self,
         layer_sizes: tuple[int, ...],
         activation_codes: tuple[int, ...],
+        norm_codes: tuple[int, ...],
+        scaled: bool,
         item_size: int,
         capacity: int,
         threads: int,
         hyper: dict[str, Any] | None = None,
+        objective: dict[str, Any] | None = None,
+        drop_rates: list[int] | None = None,
+        batch_statistics: bool = False,
+        averages: bool = False,
     ) -> None: ...
     def configure(self, hyper: dict[str, Any]) -> None: ...
+    def average(self) -> None: ...
     def load(self, which: int, flat: np.ndarray) -> None: ...
     def store(self, which: int, flat: np.ndarray) -> None: ...
-    def publish(self, parts: list[tuple[int, np.ndarray]], optimizer: Any, epoch: int) -> None: ...
+    def publish(
+        self, parts: list[tuple[int, np.ndarray]], counters: list[tuple[Any, str, int]]
+    ) -> None: ...
     def train(
         self,
         x: Source,
         y: Source,
         weight: Source | None,
+        offset: Source | None,
         order: np.ndarray | None,
+        rates: np.ndarray | None,
         batch_size: int,
         first_batch: int,
         last_batch: int,
-        pos_weight: np.ndarray | None,
-        smoothing: float,
         stage: int,
         threads: int,
-    ) -> tuple[int, int, float, float, int]: ...
+        seed: int | None = None,
+        epoch: int = 0,
+        derivatives: bool = False,
+    ) -> tuple[int, int, float, float, float, int]: ...
+    def gradients(
+        self,
+        x: Source,
+        y: Source,
+        weight: Source | None,
+        offset: Source | None,
+        batch_size: int,
+        out: np.ndarray,
+        threads: int,
+    ) -> int: ...
+    def logits(
+        self, x: Source, out: np.ndarray, threads: int, seed: int | None = None, epoch: int = 0
+    ) -> int: ...
     def close(self) -> None: ...
     def take_pending(self) -> BaseException | None: ...
-    def predict(self, x: Source, out: np.ndarray, probabilities: bool, threads: int) -> str: ...
+    def predict(
+        self,
+        x: Source,
+        offset: Source | None,
+        out: np.ndarray,
+        probabilities: bool,
+        threads: int,
+    ) -> str: ...
     def evaluate(
         self,
         x: Source,
         y: Source,
         weight: Source | None,
-        pos_weight: np.ndarray | None,
-        smoothing: float,
+        offset: Source | None,
         threads: int,
     ) -> tuple[float, float]: ...
 
@@ -79,6 +114,15 @@ def apply_bce(
 ) -> tuple[float, int]: ...
 def find_bad(values: Source, item_size: int, check: int) -> tuple[int, float]: ...
 def apply_activation(kind: int, a: np.ndarray, slope: np.ndarray) -> None: ...
+def apply_loss(
+    kind: int,
+    loss: np.ndarray,
+    dz: np.ndarray,
+    z: np.ndarray,
+    t: np.ndarray,
+    w: np.ndarray,
+    focus: float,
+) -> None: ...
 def apply_product(
     c: np.ndarray,
     a: np.ndarray,

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bcenet import checks, kernels, losses, threads
-from bcenet.parameters import split
+from bcenet import rows as rows_
+from bcenet.objective import Objective
+from bcenet.parameters import Shape
 from bcenet.records import Record
 
 if TYPE_CHECKING:
@@ -27,21 +29,30 @@ class Gradient(Record):
     """A gradient, laid out as the parameters are.
 
     Attributes:
-        coefs: one (fan_in, fan_out) a layer; intercepts: one (fan_out,) a layer; both views of
-        flat: W1, b1, W2, b2, … in one array.
+        coefs: one (fan_in, fan_out) a layer; intercepts: one (fan_out,) a layer; norms: gain and
+        shift, (2, width), of each normalised layer; scale: (inputs,) or None; all views of
+        flat: one array, laid out as ``Network.parameters``.
     """
 
     coefs: list[np.ndarray]
     intercepts: list[np.ndarray]
+    norms: list[np.ndarray]
+    scale: np.ndarray | None
     flat: np.ndarray
+
+    @classmethod
+    def of(cls, shape: Shape, flat: np.ndarray) -> Gradient:
+        return cls(*shape.split(flat), *shape.split_norms(flat), flat)
 
 
 class LayerTrace(Record):
-    """One layer of a trace, n rows: z, a, da and dz are (n, fan_out); dw is (fan_in, fan_out),
-    db (fan_out,). da and dz belong to each row's own loss; dw and db are means over rows, so for
-    k outputs they are k times the gradient of the mean over all label elements."""
+    """One layer of a trace, n rows: z, y, a, da and dz are (n, fan_out); dw is (fan_in, fan_out),
+    db (fan_out,). y is z behind the layer's normalisation, z itself where there is none. da and
+    dz belong to each row's own loss; dw and db are means over rows, so for k outputs they are k
+    times the gradient of the mean over all label elements."""
 
     z: np.ndarray
+    y: np.ndarray
     a: np.ndarray
     da: np.ndarray
     dz: np.ndarray
@@ -90,29 +101,75 @@ class GradientCheck(Record):
         return "\n".join(lines)
 
 
-def forward(network: Network, X: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray], list]:
-    """z, a and g'(z) of every layer, with the engine's own bits; the last a is the sigmoid."""
+class _Norm(Record):
+    """A normalisation of rows as predictions do it: y = gain normed + shift.
+
+    ``inverse`` is 1 / deviation, of each column (batch) or of each row, (n, 1) (layer).
+    """
+
+    kind: str
+    normed: np.ndarray
+    inverse: np.ndarray
+    gain: np.ndarray
+
+    def backward(self, dy: np.ndarray) -> np.ndarray:
+        """dz: constants of a batch normalisation, or through the row's own mean and variance."""
+        dx = self.gain * dy
+        if self.kind == "layer":
+            dx -= dx.mean(1, keepdims=True) + self.normed * (dx * self.normed).mean(
+                1, keepdims=True
+            )
+        return self.inverse * dx
+
+
+class Forward(Record):
+    """A forward pass of rows, one of each a layer: z, y (behind a normalisation), a, g'(y), and
+    the normalisation or None. The last a is the sigmoid."""
+
+    z: list[np.ndarray]
+    y: list[np.ndarray]
+    a: list[np.ndarray]
+    slopes: list[np.ndarray]
+    norms: list[_Norm | None]
+
+
+def forward(network: Network, X: np.ndarray) -> Forward:
+    """z, y, a and g'(y) of every layer, with the engine's own bits up to a normalisation."""
     a = np.array(X, network.dtype, order="C")  # (n, fan_in)
-    zs, activations, slopes = [], [], []
-    for weights, intercept, name in zip(
-        network.coefs, network.intercepts, network.activations, strict=True
+    result = Forward([], [], [], [], [])
+    gains = iter(network.norms)
+    statistics = iter(network.shape.split_statistics(network.statistics))
+    coefs = network.coefs
+    if network.scale is not None:
+        coefs = [coefs[0] * network.scale[:, np.newaxis], *coefs[1:]]
+    for weights, intercept, name, kind in zip(
+        coefs, network.intercepts, network.activations, network.shape.normalization, strict=True
     ):
         # The logits of a network of this layer alone.
-        engine = kernels.Engine(weights.shape, ("sigmoid",), network.dtype, 0, 1)
+        shape = Shape(weights.shape, ("sigmoid",), (None,), False)
+        engine = kernels.Engine(shape, network.dtype, 0, 1)
         engine.load("parameters", np.concatenate((weights.ravel(), intercept)))
         z = np.full((len(a), weights.shape[1]), np.nan, network.dtype)  # (n, fan_out)
-        engine.predict(kernels.source(a), z, probabilities=False)
-        a, slope = kernels.activate(name, z)
-        zs.append(z)
-        activations.append(a)
-        slopes.append(slope)
-    return zs, activations, slopes
+        engine.predict(kernels.source(a), None, z, probabilities=False)
+        y, norm = z, None
+        if kind is not None:
+            gain, shift = next(gains)
+            mean, variance = z.mean(1, keepdims=True), z.var(1, keepdims=True)
+            if kind == "batch":
+                mean, variance = next(statistics)
+            inverse = 1 / np.sqrt(variance + network.dtype.type(1e-5))
+            norm = _Norm(kind, (z - mean) * inverse, inverse, gain)
+            y = gain * norm.normed + shift
+        a, slope = kernels.activate(name, y)
+        for values, value in zip(result.__dict__.values(), (z, y, a, slope, norm), strict=True):
+            values.append(value)
+    return result
 
 
 def first_bad_layer(network: Network, X: np.ndarray) -> int:
     """The first layer whose z is not finite on these rows; the last if all are."""
     with np.errstate(all="ignore"):
-        zs, _, _ = forward(network, X)
+        zs = forward(network, X).z
     for index, z in enumerate(zs):
         if not np.isfinite(z).all():
             return index
@@ -123,7 +180,9 @@ def trace(network: Network, X: ArrayLike, y: ArrayLike) -> Trace:
     """Every number of a forward and a backward pass of rows, in the network's dtype.
 
     z_l = a_{l-1} W_l + b_l, a_l = g_l(z_l); dz_L = p - y; da_{l-1} = dz_l W_l^T,
-    dz_{l-1} = da_{l-1} * g'(z_{l-1}); dw_l = a_{l-1}^T dz_l / n, db_l = mean of dz_l.
+    dz_{l-1} = da_{l-1} * g'(z_{l-1}); dw_l = a_{l-1}^T dz_l / n, db_l = mean of dz_l. A
+    normalisation comes between z and g, as predictions do it; factors of X's columns multiply
+    a_0.
 
     Arguments:
         X: (n, inputs); y: (n,) for one output or (n, k) for k, in [0, 1].
@@ -141,29 +200,96 @@ def trace(network: Network, X: ArrayLike, y: ArrayLike) -> Trace:
         >>> layer.z.ravel().tolist(), layer.dz.ravel().tolist()
         ([0.0, 40.0], [-0.5, -4.248354255291589e-18])
     """
-    rows = network.check_rows(X)
-    n = rows.shape[0]
-    if n == 0:
-        raise ValueError("X must have at least one row; got 0")
-    targets = network.check_targets(y, n).reshape(n, -1).astype(network.dtype)
-    zs, activations, slopes = forward(network, rows)
-    befores = [np.array(rows, network.dtype, order="C"), *activations[:-1]]
-    ones = np.ones((1, n), network.dtype)
-    mean = network.dtype.type(1 / n)
-    dz = losses.bce_gradient(zs[-1], targets, reduction="none")
+    rows = rows_.check(network, X, y)
+    targets = rows.y.reshape(rows.n, -1).astype(network.dtype)
+    passed = forward(network, rows.X)
+    inputs = np.array(rows.X, network.dtype, order="C")
+    befores = [inputs if network.scale is None else inputs * network.scale, *passed.a[:-1]]
+    ones = np.ones((1, rows.n), network.dtype)
+    mean = network.dtype.type(1 / rows.n)
+    z = passed.z[-1]
+    dz = losses.bce_gradient(z, targets, reduction="none")
     with np.errstate(divide="ignore"):
         # dC/dp = (1 - y) / (1 - p) - y / p, with 1 - p = s(-z) to its last digit.
-        away = np.where(targets < 1, (1 - targets) / losses.sigmoid(-zs[-1]), 0)
-        da = away - np.where(targets > 0, targets / losses.sigmoid(zs[-1]), 0)
+        away = np.where(targets < 1, (1 - targets) / losses.sigmoid(-z), 0)
+        da = away - np.where(targets > 0, targets / losses.sigmoid(z), 0)
     layers: list[LayerTrace] = []
-    for index in range(len(zs) - 1, -1, -1):
+    for index in range(len(passed.z) - 1, -1, -1):
         dw = kernels.product(befores[index], dz, transpose_a=True) * mean
         db = kernels.product(ones, dz)[0] * mean
-        layers.append(LayerTrace(zs[index], activations[index], da, dz, dw, db))
+        layers.append(LayerTrace(passed.z[index], passed.y[index], passed.a[index], da, dz, dw, db))
         if index > 0:
             da = kernels.product(dz, np.ascontiguousarray(network.coefs[index].T))
-            dz = da * slopes[index - 1]
+            dz = da * passed.slopes[index - 1]
+            norm = passed.norms[index - 1]
+            if norm is not None:
+                dz = norm.backward(dz)
     return Trace(layers[::-1])
+
+
+def inference_engine(
+    network: Network, count: int, objective: Objective | None = None
+) -> kernels.Engine:
+    """An engine for forward passes with a network's parameters as they are now."""
+    native = None if objective is None else objective.native()
+    engine = kernels.Engine(network.shape, network.dtype, 0, count, objective=native)
+    engine.load("parameters", network.parameters)
+    engine.load("statistics", network.statistics)
+    return engine
+
+
+class GradientPass:
+    """Loss and gradient over all of some rows, for one set of parameters after another.
+
+    The network is taken as predictions take it: running statistics, nothing dropped. More than
+    4096 rows are taken in parts, whose gradients are added in float64, so the memory does not
+    grow with them.
+    """
+
+    _PART = 4096
+
+    def __init__(
+        self, network: Network, rows: rows_.Rows, objective: Objective, n_threads: int | None
+    ) -> None:
+        part = min(rows.n, self._PART)
+        count = threads.choose(n_threads, 3 * network._work(part))
+        self._rows, self._part = rows, part
+        self._sources = rows.sources()
+        self._labels = network.layer_sizes[-1] if objective.label_sum else 1
+        self._flat = np.empty_like(network.parameters)
+        self._engine = kernels.Engine(
+            network.shape, network.dtype, part, count, objective=objective.native()
+        )
+        self._engine.load("statistics", network.statistics)
+
+    def __call__(self, parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        """(mean loss, its gradient, flat and float64); a loss that is not finite gives NaN."""
+        self._engine.load("parameters", parameters)
+        total = np.zeros(parameters.size)
+        loss = weight = 0.0
+        for batch in range(-(-self._rows.n // self._part)):
+            passed = self._engine.train(
+                self._sources, self._part, range(batch, batch + 1), stage="gradient"
+            )
+            pending = self._engine.take_pending()
+            if pending is not None:
+                raise pending
+            if passed.status != "done":
+                return np.nan, np.full(parameters.size, np.nan)
+            if passed.weight > 0:
+                self._engine.store("gradient", self._flat)
+                total += passed.weight / self._labels * self._flat.astype(np.float64)
+            loss += passed.loss
+            weight += passed.weight
+        return loss / weight * self._labels, total / weight * self._labels
+
+    def publish(self, parameters: np.ndarray, to: np.ndarray) -> None:
+        """Copy parameters to where others read them, in one call: never a mixture."""
+        self._engine.load("parameters", parameters)
+        self._engine.publish([("parameters", to)], [])
+
+    def close(self) -> None:
+        self._engine.close()
 
 
 def loss_gradient(
@@ -178,14 +304,14 @@ def loss_gradient(
     """The mean loss over rows and its gradient by every parameter, by the training engine.
 
     loss = sum(w * l) / sum(w) over all label elements (w = 1 without weights), l as in
-    `bcenet.bce_loss`. Memory grows with the rows: all activations are held.
+    `bcenet.bce_loss`; batch normalisation takes its running statistics, as predictions do.
 
     Arguments:
         X: (n, inputs); y: (n,) for one output or (n, k) for k, in [0, 1].
         sample_weight: (n,) or y's shape, not negative. pos_weight: a number or (k,).
         label_smoothing: in [0, 1].
 
-    Returns: (loss as a float, Gradient with coefs, intercepts and flat).
+    Returns: (loss as a float, Gradient with coefs, intercepts, norms, scale and flat).
 
     Raises: ValueError for shapes that don't match, values out of range, NaN or infinity in X
     (with row and column), weights that sum to 0.
@@ -198,73 +324,70 @@ def loss_gradient(
         >>> round(loss, 6), gradient.coefs[0].tolist(), gradient.intercepts[0].tolist()
         (0.693147, [[-0.5]], [0.0])
     """
-    rows = network.check_rows(X)
-    n = rows.shape[0]
-    if n == 0:
-        raise ValueError("X must have at least one row; got 0")
-    targets = network.check_targets(y, n)
-    weight = check_weight(sample_weight, targets, network.dtype)
-    pos = losses.pos_weight_array(pos_weight, network.layer_sizes[-1])
-    smoothing = checks.number("label_smoothing", label_smoothing, 0.0, 1.0)
-    count = threads.choose(None, 3 * network._work(n))
-    engine = kernels.Engine(network.layer_sizes, network.activations, network.dtype, n, count)
-    engine.load("parameters", network.parameters)
-    status, _, loss, weights, _ = engine.train(
-        kernels.source(rows),
-        kernels.source(targets),
-        kernels.optional_source(weight),
-        None,
-        n,
-        range(1),
-        pos,
-        smoothing,
-        stage="gradient",
+    rows = rows_.check(network, X, y, sample_weight)
+    objective = Objective.of(
+        network.layer_sizes[-1], pos_weight=pos_weight, label_smoothing=label_smoothing
     )
-    engine.close()
+    gradient_pass = GradientPass(network, rows, objective, None)
+    try:
+        loss, gradient = gradient_pass(network.parameters)
+    finally:
+        gradient_pass.close()
+    if np.isnan(loss):  # what it really is: infinite, perhaps
+        total, weight = losses_of(network, rows, objective)
+        loss = total / weight
+    return loss, Gradient.of(network.shape, gradient.astype(network.dtype))
+
+
+def row_gradients(
+    network: Network, X: ArrayLike, y: ArrayLike, *, sample_weight: ArrayLike | None = None
+) -> np.ndarray:
+    """The gradient of each row's own loss by every parameter, for influence and for privacy.
+
+    Row i holds d/d(parameters) of the mean of w * l over the labels of row i: their mean over
+    rows is `loss_gradient`'s. Batch normalisation takes its running statistics.
+
+    Arguments:
+        X: (n, inputs); y: (n,) for one output or (n, k) for k, in [0, 1].
+        sample_weight: (n,), not negative: a factor of the row's gradient.
+
+    Returns: (n, parameters) in the network's dtype, each row laid out as ``Network.parameters``.
+
+    Raises: ValueError as `loss_gradient` does; MemoryError for what does not fit.
+
+    Example:
+        >>> import bcenet
+        >>> net = bcenet.Network([1, 1], dtype="float64")
+        >>> net.parameters[:] = [0.0, 0.0]
+        >>> net.row_gradients([[1.0], [3.0]], [0, 1]).tolist()
+        [[0.5, 0.5], [-1.5, -0.5]]
+    """
+    rows = rows_.check(network, X, y, sample_weight)
+    if rows.weight is not None and rows.weight.ndim != 1:
+        raise ValueError(f"sample_weight must have shape ({rows.n},); got {rows.weight.shape}")
+    objective = Objective.of(network.layer_sizes[-1])
+    engine = kernels.Engine(network.shape, network.dtype, 1, 1, objective=objective.native())
+    engine.load("parameters", network.parameters)
+    engine.load("statistics", network.statistics)
+    out = np.zeros((rows.n, network.parameters.size), network.dtype)
+    unweighted = rows_.Rows(rows.X, rows.y, None, None)
+    status = engine.gradients(unweighted.sources(), 1, out)
     pending = engine.take_pending()
     if pending is not None:
         raise pending
-    flat = np.empty_like(network.parameters)
-    if status == "done":
-        engine.store("gradient", flat)
-    else:  # a loss that is not finite: the gradient says so too
-        flat[...] = np.nan
-        loss, weights = losses_of(network, rows, targets, weight, pos, smoothing)
-    return loss / weights, Gradient(*split(flat, network.layer_sizes), flat)
+    if status != "done":
+        raise ValueError("the loss must be finite for every row; it is not")
+    if rows.weight is not None:
+        out *= rows.weight.astype(network.dtype)[:, np.newaxis]
+    return out
 
 
 def losses_of(
-    network: Network,
-    rows: np.ndarray,
-    targets: np.ndarray,
-    weight: np.ndarray | None,
-    pos: np.ndarray | None,
-    smoothing: float,
-    n_threads: int | None = None,
+    network: Network, rows: rows_.Rows, objective: Objective, n_threads: int | None = None
 ) -> tuple[float, float]:
     """(weighted loss, weight) over checked rows, by the engine's forward pass."""
-    count = threads.choose(n_threads, network._work(rows.shape[0]))
-    engine = kernels.Engine(network.layer_sizes, network.activations, network.dtype, 0, count)
-    engine.load("parameters", network.parameters)
-    return engine.evaluate(
-        kernels.source(rows),
-        kernels.source(targets),
-        kernels.optional_source(weight),
-        pos,
-        smoothing,
-    )
-
-
-def check_weight(
-    sample_weight: Any, targets: np.ndarray, dtype: np.dtype, name: str = "sample_weight"
-) -> np.ndarray | None:
-    """Weights of shape (n,) or the targets' shape, finite, not negative, not all 0; or None."""
-    if sample_weight is None:
-        return None
-    weight = losses.check_sample_weight(sample_weight, targets.shape)
-    if losses.sum_weights(weight, dtype, name) == 0:
-        raise ValueError(f"{name} must not be 0 everywhere")
-    return weight
+    count = threads.choose(n_threads, network._work(rows.n))
+    return inference_engine(network, count, objective).evaluate(rows.sources())
 
 
 # Entries compared in each of a layer's two arrays: enough to meet every row and column pattern.
@@ -306,10 +429,9 @@ def check_gradient(
         >>> [layer.passed for layer in bcenet.check_gradient(net, X, y, wrong).layers]
         [True, False]
     """
-    rows = network.check_rows(X)
-    targets = network.check_targets(y, rows.shape[0])
+    rows = rows_.check(network, X, y)
     if gradients is None:
-        _, own = loss_gradient(network, rows, targets)
+        _, own = loss_gradient(network, rows.X, rows.y)
         pairs: list[tuple[Any, Any]] = list(zip(own.coefs, own.intercepts, strict=True))
         orientation = "rows"
     elif isinstance(gradients, Gradient):
@@ -317,9 +439,7 @@ def check_gradient(
     else:
         pairs = gradients
     given = _oriented(network, pairs, orientation)
-    exact = type(network).from_config(
-        {**network.config(), "dtype": "float64"}, network.parameters.astype(np.float64)
-    )
+    exact = network.astype("float64")
     single = any(array.dtype.itemsize < 8 for pair in given for array in pair)
     tolerance = 1e-4 if single else 1e-6
     layers = []
@@ -331,7 +451,7 @@ def check_gradient(
                 np.linspace(0, values.size - 1, min(values.size, _MOST_ENTRIES)).astype(int)
             )
             for entry in entries:
-                slope = _difference(exact, rows, targets, values.reshape(-1), entry)
+                slope = _difference(exact, rows, values.reshape(-1), entry)
                 if slope is None:
                     skipped += 1
                 else:
@@ -351,17 +471,16 @@ def check_gradient(
     return GradientCheck(all(layer.passed for layer in layers), layers)
 
 
-def _difference(
-    network: Network, rows: np.ndarray, targets: np.ndarray, values: np.ndarray, entry: int
-) -> float | None:
+def _difference(network: Network, rows: rows_.Rows, values: np.ndarray, entry: int) -> float | None:
     """The central difference by one parameter, or None where a kink lies in the step."""
     kept = values[entry]
+    objective = Objective.of(network.layer_sizes[-1])
     # The cube root of the rounding unit balances rounding (u / h) and truncation (h^2).
     step = 6e-6 * max(1.0, abs(kept))
     loss = []
     for shift in (-step, 0.0, step):
         values[entry] = kept + shift
-        total, weight = losses_of(network, rows, targets, None, None, 0.0)
+        total, weight = losses_of(network, rows, objective)
         loss.append(total / weight)
     values[entry] = kept
     left, right = (loss[1] - loss[0]) / step, (loss[2] - loss[1]) / step

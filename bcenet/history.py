@@ -9,11 +9,14 @@ class History:
     Attributes:
         loss: the weighted mean over the epoch's rows, each as it was seen, before the step of
             its batch; without penalties.
+        penalty: the epoch's penalties, divided as ``loss`` is: loss + penalty is what was made
+            small.
         validation_loss: after the epoch, on the validation data; empty without any.
     """
 
     def __init__(self) -> None:
         self.loss: list[float] = []
+        self.penalty: list[float] = []
         self.validation_loss: list[float] = []
 
     def __repr__(self) -> str:

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from bcenet import _base, _dispatch
+from bcenet.parameters import Shape
+from bcenet.records import Record
 
 
 def kernel_dtype(dtype: np.dtype) -> np.dtype:
@@ -21,6 +23,31 @@ def kernel_dtype(dtype: np.dtype) -> np.dtype:
 
 def activation_names() -> tuple[str, ...]:
     return tuple(_dispatch.native.ACTIVATIONS)
+
+
+def loss_names() -> tuple[str, ...]:
+    return tuple(_dispatch.native.LOSSES)
+
+
+def loss_code(name: str) -> int:
+    return _dispatch.native.LOSSES[name]
+
+
+def rule_names() -> tuple[str, ...]:
+    return tuple(_dispatch.native.RULES)
+
+
+def rule_code(name: str) -> int:
+    return _dispatch.native.RULES[name]
+
+
+def group_names() -> tuple[str, ...]:
+    """Of parameters that can have a learning rate of their own."""
+    return tuple(_dispatch.native.GROUP_CODES)
+
+
+def normalizations() -> tuple[str | None, ...]:
+    return tuple(_dispatch.native.NORMALIZATIONS)
 
 
 def activation_codes(names: tuple[str, ...]) -> tuple[int, ...]:
@@ -113,6 +140,15 @@ def activate(name: str, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return a, slope
 
 
+def loss(
+    name: str, z: np.ndarray, t: np.ndarray, pos_weight: np.ndarray, focus: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """(losses, derivatives) of logits: C-contiguous arrays of one shape and dtype."""
+    losses, dz = np.empty_like(z), np.empty_like(z)
+    _dispatch.native.apply_loss(loss_code(name), losses, dz, z, t, pos_weight, focus)
+    return losses, dz
+
+
 def product_into(
     out: np.ndarray, a: np.ndarray, b: np.ndarray, *, transpose_a: bool = False
 ) -> None:
@@ -152,36 +188,65 @@ def exclusively(held: list[Any], function: Callable[[], Any]) -> Any:
     return _base.exclusively(held, function)
 
 
+class Pass(Record):
+    """What came of batches: a status, the batch that was stopped or bad, sums of weighted loss,
+    weight and penalty, and the layer that was bad, or -1."""
+
+    status: str
+    batch: int
+    loss: float
+    weight: float
+    penalty: float
+    layer: int
+
+
 class Engine:
     """A private copy of a network, with buffers and optimizer state: the native engine.
 
-    Parts are flat arrays laid out as ``Network.parameters``: "parameters", "first" and "second"
-    (the optimizer's state) and "gradient".
+    Parts are flat arrays laid out as ``Network.parameters``: "parameters", "average", "gradient",
+    and the optimizer's state "first", "second" and "third"; and "statistics", laid out as
+    ``Network.statistics``.
+
+    Arguments:
+        shape: of the network. capacity: rows of a batch; 0 for inference alone.
+        hyper: `Optimizer.native_hyper`, to update. objective: `Objective.native`.
+        drop_rates: one a layer, in parts of 65536. batch_statistics: whether batch normalisation
+            takes the batch's. averages: whether there is a moving average of the parameters.
     """
 
     def __init__(
         self,
-        layer_sizes: tuple[int, ...],
-        activations: tuple[str, ...],
+        shape: Shape,
         dtype: np.dtype,
         capacity: int,
         threads: int,
+        *,
         hyper: dict[str, Any] | None = None,
+        objective: dict[str, Any] | None = None,
+        drop_rates: list[int] | None = None,
+        batch_statistics: bool = False,
+        averages: bool = False,
     ) -> None:
         self._native = _dispatch.native
-        if hyper is not None:
-            hyper = self._with_code(hyper)
         self._engine = self._native.Engine(
-            layer_sizes, activation_codes(activations), dtype.itemsize, capacity, threads, hyper
+            shape.layer_sizes,
+            activation_codes(shape.activations),
+            tuple(self._native.NORMALIZATIONS[name] for name in shape.normalization),
+            shape.feature_scale,
+            dtype.itemsize,
+            capacity,
+            threads,
+            hyper,
+            objective,
+            drop_rates,
+            batch_statistics,
+            averages,
         )
         self._threads = threads
 
-    def _with_code(self, hyper: dict[str, Any]) -> dict[str, Any]:
-        return {**hyper, "rule": self._native.RULES[hyper["rule"]]}
-
     def configure(self, hyper: dict[str, Any]) -> None:
         """Hyperparameters for the steps to come; the optimizer's state stays."""
-        self._engine.configure(self._with_code(hyper))
+        self._engine.configure(hyper)
 
     @property
     def steps(self) -> int:
@@ -191,44 +256,70 @@ class Engine:
     def steps(self, value: int) -> None:
         self._engine.steps = value
 
+    @property
+    def averaged(self) -> int:
+        """Steps, or epochs, in the average so far."""
+        return self._engine.averaged
+
+    @averaged.setter
+    def averaged(self, value: int) -> None:
+        self._engine.averaged = value
+
+    def average(self) -> None:
+        """Take the parameters into their average, the mean of all that were taken."""
+        self._engine.average()
+
     def load(self, part: str, flat: np.ndarray) -> None:
         self._engine.load(self._native.PARTS[part], flat)
 
     def store(self, part: str, flat: np.ndarray) -> None:
         self._engine.store(self._native.PARTS[part], flat)
 
-    def publish(self, parts: list[tuple[str, np.ndarray]], optimizer: Any, epoch: int) -> None:
-        """Store the parts, and steps and epoch in the optimizer: all at once, or nothing."""
+    def publish(
+        self, parts: list[tuple[str, np.ndarray]], counters: list[tuple[Any, str, int]]
+    ) -> None:
+        """Store the parts, and set each (object, name, value): all at once, or nothing."""
         coded = [(self._native.PARTS[part], array) for part, array in parts]
-        self._engine.publish(coded, optimizer, epoch)
+        self._engine.publish(coded, counters)
 
     def train(
         self,
-        x: Any,
-        y: Any,
-        weight: Any,
-        order: np.ndarray | None,
+        sources: tuple[Any, Any, Any, Any],
         batch_size: int,
         batches: range,
-        pos_weight: np.ndarray | None,
-        smoothing: float,
+        *,
+        order: np.ndarray | None = None,
+        rates: np.ndarray | None = None,
         stage: str = "plain",
-    ) -> tuple[str, int, float, float, int]:
-        """(status, batch, weighted loss, weight, layer): see the native Engine.train."""
-        status, batch, loss, total_weight, layer = self._engine.train(
-            x,
-            y,
-            weight,
+        seed: int | None = None,
+        epoch: int = 0,
+        derivatives: bool = False,
+    ) -> Pass:
+        """Steps on the rows of ``sources``, (X, y, weight, offset): see the native Engine.train."""
+        status, *rest = self._engine.train(
+            *sources,
             order,
+            rates,
             batch_size,
             batches.start,
             batches.stop,
-            pos_weight,
-            smoothing,
             self._native.STAGES[stage],
             self._threads,
+            seed,
+            epoch,
+            derivatives,
         )
-        return self._native.STATUSES[status], batch, loss, total_weight, layer
+        return Pass(self._native.STATUSES[status], *rest)
+
+    def gradients(self, sources: tuple[Any, Any, Any, Any], batch_size: int, out: Any) -> str:
+        """The gradient of each batch into ``out``, (batches, parameters): a status."""
+        status = self._engine.gradients(*sources, batch_size, out, self._threads)
+        return self._native.STATUSES[status]
+
+    def logits(self, x: Any, out: np.ndarray, *, seed: int | None = None, epoch: int = 0) -> str:
+        """The logits of one batch as a step on it computes them: a status."""
+        status = self._engine.logits(x, out, self._threads, seed, epoch)
+        return self._native.STATUSES[status]
 
     def close(self) -> None:
         """End the threads that `train` started."""
@@ -237,11 +328,10 @@ class Engine:
     def take_pending(self) -> BaseException | None:
         return self._engine.take_pending()
 
-    def predict(self, x: Any, out: np.ndarray, *, probabilities: bool) -> str:
+    def predict(self, x: Any, offset: Any, out: np.ndarray, *, probabilities: bool) -> str:
         """Outputs of all rows into ``out``: "done", or "bad input" if one is not finite."""
-        return self._engine.predict(x, out, probabilities, self._threads)
+        return self._engine.predict(x, offset, out, probabilities, self._threads)
 
-    def evaluate(
-        self, x: Any, y: Any, weight: Any, pos_weight: np.ndarray | None, smoothing: float
-    ) -> tuple[float, float]:
-        return self._engine.evaluate(x, y, weight, pos_weight, smoothing, self._threads)
+    def evaluate(self, sources: tuple[Any, Any, Any, Any]) -> tuple[float, float]:
+        """(weighted loss, weight) over all rows."""
+        return self._engine.evaluate(*sources, self._threads)

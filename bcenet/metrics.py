@@ -1,5 +1,6 @@
-"""How good predicted probabilities are, with weights; names and results as in scikit-learn.
+"""How good predicted probabilities are, with weights.
 
+Names and results are scikit-learn's where it has the measure and nothing else is said.
 Targets are 0 and 1 (or False and True). ``sample_weight`` has one weight a row, finite and not
 negative, with a positive sum; without it every row weighs 1.
 """
@@ -15,9 +16,12 @@ from bcenet import checks
 __all__ = [
     "accuracy_score",
     "average_precision_score",
+    "balanced_accuracy_score",
     "binary_report",
     "brier_score_loss",
     "confusion_matrix",
+    "expected_calibration_error",
+    "f1_score",
     "log_loss",
     "roc_auc_score",
 ]
@@ -46,7 +50,7 @@ def roc_auc_score(y: Any, score: Any, *, sample_weight: Any = None) -> float:
     0.75
     """
     y, score, weight = _checked(y, "score", score, sample_weight)
-    positive, negative = _by_score(y, score, weight)
+    _, positive, negative = by_score(y, score, weight)
     if not positive.any() or not negative.any():
         raise ValueError("y must hold both classes (with positive weights); got one")
     positive, negative = positive / positive.sum(), negative / negative.sum()
@@ -69,7 +73,7 @@ def average_precision_score(y: Any, score: Any, *, sample_weight: Any = None) ->
     0.833333
     """
     y, score, weight = _checked(y, "score", score, sample_weight)
-    positive, negative = _by_score(y, score, weight)
+    _, positive, negative = by_score(y, score, weight)
     if not positive.any():
         raise ValueError("y must hold a 1 (with a positive weight); got none")
     true = np.cumsum(positive[::-1])  # from the highest score down
@@ -103,7 +107,7 @@ def log_loss(y: Any, probability: Any, *, sample_weight: Any = None) -> float:
     >>> log_loss([0, 1], [0.1, 0.0])
     inf
     """
-    y, probability, weight = _checked_probability(y, probability, sample_weight)
+    y, probability, weight = checked_probability(y, probability, sample_weight)
     with np.errstate(divide="ignore"):
         loss = -np.where(y, np.log(probability), np.log1p(-probability))
     counted = weight > 0
@@ -118,8 +122,61 @@ def brier_score_loss(y: Any, probability: Any, *, sample_weight: Any = None) -> 
     >>> round(brier_score_loss([0, 1], [0.1, 0.8]), 6)
     0.025
     """
-    y, probability, weight = _checked_probability(y, probability, sample_weight)
+    y, probability, weight = checked_probability(y, probability, sample_weight)
     return float(np.sum(weight / weight.sum() * (probability - y) ** 2))
+
+
+def expected_calibration_error(
+    y: Any,
+    probability: Any,
+    *,
+    bins: int = 15,
+    strategy: str = "uniform",
+    sample_weight: Any = None,
+) -> float:
+    """How far probabilities lie from the frequencies of 1, averaged over bins of probabilities.
+
+    ``sum over bins of W_b / W * |mean of y - mean of p|``, with W_b the weight of the rows in bin
+    b, W that of all, and weighted means over the rows of the bin; empty bins count nothing. p is
+    the probability of 1 (Naeini, Cooper and Hauskrecht 2015), where Guo et al. 2017 take that of
+    the predicted class.
+
+    Every bin includes its upper edge and excludes its lower one; the first includes 0. The value
+    depends on the bins: compare it only between equal ``bins`` and ``strategy``, on many rows.
+
+    Args:
+        y: targets, shape (n,).
+        probability: of 1, in [0, 1], shape (n,).
+        bins: number of bins, at least 1.
+        strategy: "uniform" has the edges k / bins. With "quantile" edge k is the lowest
+            probability with at least k / bins of the weight at or below it, so bins are of about
+            equal weight; rows of equal probability share a bin, and so bins may be empty.
+        sample_weight: weights, shape (n,), or None.
+
+    Returns:
+        A number in [0, 1].
+
+    Raises:
+        ValueError: as in ``log_loss``, fewer than one bin, or an unknown strategy.
+        TypeError: ``bins`` is not an integer.
+
+    >>> round(expected_calibration_error([0, 0, 1, 1], [0.1, 0.1, 0.7, 0.9], bins=2), 6)
+    0.15
+    """
+    bins = checks.integer("bins", bins, 1)
+    checks.choice("strategy", strategy, ("uniform", "quantile"))
+    y, probability, weight = checked_probability(y, probability, sample_weight)
+    steps = np.arange(1, bins)
+    if strategy == "uniform":
+        edges = steps / bins
+    else:
+        values, positive, negative = by_score(y, probability, weight)
+        below = np.cumsum(positive + negative)
+        # Scaled by a power of 2, which changes no bit, lest steps * total overflow.
+        below = np.ldexp(below, -np.frexp(below[-1])[1])
+        edges = values[np.searchsorted(below, steps * below[-1] / bins)]
+    places = np.searchsorted(edges, probability)
+    return float(np.abs(np.bincount(places, weight / weight.sum() * (y - probability))).sum())
 
 
 def accuracy_score(y: Any, predicted: Any, *, sample_weight: Any = None) -> float:
@@ -138,6 +195,47 @@ def accuracy_score(y: Any, predicted: Any, *, sample_weight: Any = None) -> floa
     """
     matrix = confusion_matrix(y, predicted, sample_weight=sample_weight)
     return float(matrix.trace() / matrix.sum())
+
+
+def balanced_accuracy_score(y: Any, predicted: Any, *, sample_weight: Any = None) -> float:
+    """The mean over both classes of the part of their rows (of their weight) that is right.
+
+    ``(tp / (tp + fn) + tn / (tn + fp)) / 2``. A class without rows (of positive weight) is left
+    out, as in scikit-learn, but without a warning.
+
+    Args, Raises: as in ``accuracy_score``.
+
+    Returns:
+        A number in [0, 1].
+
+    >>> balanced_accuracy_score([0, 1, 1, 0], [0, 1, 0, 0])
+    0.75
+    """
+    matrix = confusion_matrix(y, predicted, sample_weight=sample_weight)
+    rows = matrix.sum(axis=1)
+    present = rows > 0
+    return float(np.mean(matrix.diagonal()[present] / rows[present]))
+
+
+def f1_score(y: Any, predicted: Any, *, sample_weight: Any = None) -> float:
+    """The harmonic mean of the precision and the recall of the class 1.
+
+    ``2 tp / (2 tp + fp + fn)``. It is 0 if no row (of positive weight) is 1 or predicted 1, which
+    is scikit-learn's value too, but without a warning.
+
+    Args, Raises: as in ``accuracy_score``.
+
+    Returns:
+        A number in [0, 1].
+
+    >>> round(f1_score([0, 1, 1, 0], [0, 1, 0, 0]), 6)
+    0.666667
+    >>> f1_score([0, 0], [0, 0])
+    0.0
+    """
+    (_, fp), (fn, tp) = confusion_matrix(y, predicted, sample_weight=sample_weight)
+    divisor = tp + (fp + fn) / 2
+    return float(tp / divisor) if divisor > 0 else 0.0
 
 
 def confusion_matrix(y: Any, predicted: Any, *, sample_weight: Any = None) -> np.ndarray:
@@ -176,10 +274,10 @@ def binary_report(
 
     Returns:
         Keys ``rows``, ``positive_rate`` (the part of ones), ``threshold``, ``roc_auc``,
-        ``average_precision``, ``log_loss``, ``brier_score``, ``accuracy``, ``confusion_matrix`` (a
-        list of two lists) and ``base_rate``, a dict with the measures of the constant prediction
-        under the same keys. A measure that is not defined because ``y`` holds one class only is
-        None.
+        ``average_precision``, ``log_loss``, ``brier_score``, ``expected_calibration_error`` (of 15
+        uniform bins), ``accuracy``, ``balanced_accuracy``, ``f1``, ``confusion_matrix`` (a list of
+        two lists) and ``base_rate``, a dict with the measures of the constant prediction under the
+        same keys. A measure that is not defined because ``y`` holds one class only is None.
 
     Raises:
         ValueError: as in ``log_loss``, or a threshold outside [0, 1].
@@ -189,7 +287,7 @@ def binary_report(
     (0.75, 0.75, 0.5)
     """
     threshold = checks.number("threshold", threshold, 0.0, 1.0)
-    y, probability, weight = _checked_probability(y, probability, sample_weight)
+    y, probability, weight = checked_probability(y, probability, sample_weight)
     rate = float(np.sum(weight * y) / weight.sum())
     weights = None if sample_weight is None else weight
     return {
@@ -217,17 +315,22 @@ def _measures(
         ),
         "log_loss": log_loss(y, probability, sample_weight=weight),
         "brier_score": brier_score_loss(y, probability, sample_weight=weight),
+        "expected_calibration_error": expected_calibration_error(
+            y, probability, sample_weight=weight
+        ),
         "accuracy": accuracy_score(y, predicted, sample_weight=weight),
+        "balanced_accuracy": balanced_accuracy_score(y, predicted, sample_weight=weight),
+        "f1": f1_score(y, predicted, sample_weight=weight),
         "confusion_matrix": confusion_matrix(y, predicted, sample_weight=weight).tolist(),
     }
 
 
-def _by_score(
+def by_score(
     y: np.ndarray, score: np.ndarray, weight: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The weight of the positive and of the negative rows at each distinct score, rising."""
-    _, codes = np.unique(score, return_inverse=True)
-    return np.bincount(codes, weight * y), np.bincount(codes, weight * (1 - y))
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The distinct scores, rising, and the weight of the positive and negative rows at each."""
+    values, codes = np.unique(score, return_inverse=True)
+    return values, np.bincount(codes, weight * y), np.bincount(codes, weight * (1 - y))
 
 
 def _checked(
@@ -255,9 +358,10 @@ def _checked(
     return y, values, weight
 
 
-def _checked_probability(
+def checked_probability(
     y: Any, probability: Any, sample_weight: Any
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Targets as int64, probabilities and weights as float64, all of shape (n,) with n > 0."""
     y, probability, weight = _checked(y, "probability", probability, sample_weight)
     outside = (probability < 0) | (probability > 1)
     if outside.any():

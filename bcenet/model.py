@@ -126,7 +126,7 @@ class Model:
             "training": self.training,
         }
         tensors = {f"encoder.{name}": array for name, array in arrays.items()}
-        tensors["network.parameters"] = _finite(self.network.parameters)
+        tensors |= _tensors(self.network)
         model_file.write(path, tensors, {"kind": "model", "config": config})
 
 
@@ -143,7 +143,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
     """
     tensors, config = _read(path, "model")
     with _content_of(path):
-        network = _network(config["network"], tensors.pop("network.parameters"))
+        network = _network(config["network"], tensors)
         prefix = "encoder."
         if not all(name.startswith(prefix) for name in tensors):
             raise ValueError(f"tensors of unknown use: {sorted(tensors)}")
@@ -163,9 +163,8 @@ def save_network(path: str | os.PathLike[str], network: Network) -> None:
 
     Raises OSError if the file cannot be written, ValueError if a parameter is not finite.
     """
-    tensors = {"network.parameters": _finite(network.parameters)}
     config = {"network": network.config()}
-    model_file.write(path, tensors, {"kind": "network", "config": config})
+    model_file.write(path, _tensors(network), {"kind": "network", "config": config})
 
 
 def load_network(path: str | os.PathLike[str]) -> Network:
@@ -188,7 +187,7 @@ def load_network(path: str | os.PathLike[str]) -> Network:
     """
     tensors, config = _read(path, "network")
     with _content_of(path):
-        network = _network(config["network"], tensors.pop("network.parameters"))
+        network = _network(config["network"], tensors)
         if tensors:
             raise ValueError(f"tensors of unknown use: {sorted(tensors)}")
         return network
@@ -216,17 +215,28 @@ def _content_of(path: str | os.PathLike[str]) -> Iterator[None]:
         raise ModelFormatError(f"{os.fspath(path)}: {error}") from error
 
 
-def _network(config: dict[str, Any], parameters: np.ndarray) -> Network:
-    return Network.from_config(config, _finite(parameters))
+def _tensors(network: Network) -> dict[str, np.ndarray]:
+    """The parameters, and the running statistics where there are any."""
+    tensors = {"network.parameters": _finite("parameters", network.parameters)}
+    if network.statistics.size:
+        tensors["network.statistics"] = _finite("statistics", network.statistics)
+    return tensors
 
 
-def _finite(parameters: np.ndarray) -> np.ndarray:
-    if not np.isfinite(parameters).all():
-        index = int(np.flatnonzero(~np.isfinite(parameters))[0])
-        raise ValueError(
-            f"network.parameters must be finite; number {index} is {parameters[index]}"
-        )
-    return parameters
+def _network(config: dict[str, Any], tensors: dict[str, np.ndarray]) -> Network:
+    """The network, whose tensors are taken out."""
+    parameters = _finite("parameters", tensors.pop("network.parameters"))
+    statistics = tensors.pop("network.statistics", None)
+    if statistics is not None:
+        _finite("statistics", statistics)
+    return Network.from_config(config, parameters, statistics)
+
+
+def _finite(name: str, array: np.ndarray) -> np.ndarray:
+    if not np.isfinite(array).all():
+        index = int(np.flatnonzero(~np.isfinite(array))[0])
+        raise ValueError(f"network.{name} must be finite; number {index} is {array[index]}")
+    return array
 
 
 def _check_labels(labels: Any) -> tuple[Any, Any]:

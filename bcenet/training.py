@@ -8,15 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bcenet import averaging as averaging_
 from bcenet import callbacks as callbacks_
-from bcenet import checks, gradients, kernels, losses, optimizers, threads
+from bcenet import checks, gradients, kernels, optimizers, threads
+from bcenet import rows as rows_
 from bcenet.errors import NonFiniteError
 from bcenet.history import History
 from bcenet.network import Network
+from bcenet.objective import Objective, drop_rates
 from bcenet.records import Record
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from numpy.typing import ArrayLike
+
+    from bcenet.losses import FocalLoss
 
 
 def row_order(seed: int, epoch: int, n: int) -> np.ndarray:
@@ -42,30 +49,20 @@ def row_order(seed: int, epoch: int, n: int) -> np.ndarray:
     )
 
 
-class Rows(Record):
-    """Checked rows: X (n, inputs), y (n,) or (n, k), weight like y or (n,) or None."""
+class Plan(Record):
+    """The checked options of a fit, but for its rows."""
 
-    X: np.ndarray
-    y: np.ndarray
-    weight: np.ndarray | None
-
-    @property
-    def n(self) -> int:
-        return self.X.shape[0]
-
-    def sources(self) -> tuple[Any, Any, Any]:
-        return (
-            kernels.source(self.X),
-            kernels.source(self.y),
-            kernels.optional_source(self.weight),
-        )
-
-
-class Loss(Record):
-    """The loss of a fit: what it has beside targets and weights."""
-
-    pos_weight: np.ndarray | None
-    smoothing: float
+    optimizer: Any
+    objective: Objective
+    drop_rates: list[int] | None
+    schedule: Any
+    averaging: averaging_.Averaging | None
+    batch_size: int
+    epochs: int
+    shuffle: bool
+    seed: int
+    n_threads: Any
+    stage: str
 
 
 def fit(
@@ -85,32 +82,56 @@ def fit(
     shuffle: bool = True,
     n_threads: int | None = None,
     random_state: int | np.random.Generator | None = None,
+    loss: str | FocalLoss = "bce",
+    label_reduction: str = "mean",
+    missing_labels: str = "error",
+    offset: ArrayLike | None = None,
+    schedule: Any = None,
+    clip_norm: float | None = None,
+    dropout: float | Sequence[float] = 0.0,
+    l1: float = 0.0,
+    l2: float = 0.0,
+    max_norm: float | None = None,
+    averaging: averaging_.Averaging | None = None,
 ) -> History:
     """Train a network in place by mini-batches, and return its losses.
 
     Each batch's loss is sum(w * l) / sum(w) over its label elements (w = 1 without weights),
-    l as in `bcenet.bce_loss`. Every row is used in every epoch; the last batch may be short; a
-    batch whose weights sum to 0 is skipped. The weights afterwards have the same bits for any
-    number of threads and any layout of the data.
+    l as in `bcenet.bce_loss`, plus (l1 |W| + l2 |W|^2 / 2) / sum(w). Every row is used in every
+    epoch; the last batch may be short; a batch whose weights sum to 0 is skipped. The weights
+    afterwards have the same bits for any number of threads and any layout of the data.
 
     Arguments:
         network: changed at the end of every epoch; training works on a private copy.
         X: (n, inputs), finite, any real dtype and strides; read batch by batch, never copied.
         y: (n,) for one output or (n, k) for k: labels, or probabilities in [0, 1]. Both classes
             must be there, unless an optimizer object goes from one part of the data to the next.
-        optimizer: "sgd", "adam", "adamw", "rmsprop", or an object such as bcenet.Adam(0.01),
-            which keeps its state for the next fit.
+        optimizer: "sgd", "adam", "adamw", "amsgrad", "rmsprop", "lion", "lbfgs", or an object such
+            as bcenet.Adam(0.01), which keeps its state for the next fit.
         learning_rate: of an optimizer given by name; None takes its default.
         batch_size: rows of a step, capped at n. epochs: passes over the rows.
         sample_weight: (n,) or y's shape, not negative. pos_weight: of the positive terms, a
             number or (k,). label_smoothing: e in [0, 1]; targets become t (1 - e) + e / 2.
-        validation_data: (X, y) or (X, y, sample_weight): its loss is measured every epoch, with
-            ``pos_weight`` and without smoothing.
+        validation_data: (X, y), (X, y, sample_weight) or (X, y, sample_weight, offset): its loss
+            is measured every epoch, with ``pos_weight`` and without smoothing and penalties.
         callbacks: objects or callables: see `bcenet.callbacks`. True from on_epoch_end stops.
         shuffle: take the rows in the order of `bcenet.training.row_order`, else as they lie.
         n_threads: None chooses from the work, the affinity mask and the CPU quota.
-        random_state: seed of the shuffling. An optimizer object keeps its first one unless
-            another is given.
+        random_state: seed of the shuffling and of dropout. An optimizer object keeps its first
+            one unless another is given.
+        loss: "bce", "focal", or a `bcenet.FocalLoss`.
+        label_reduction: "mean" over all label elements; or "sum" over a row's labels, of which the
+            mean over rows is taken, as scikit-learn does.
+        missing_labels: "error", or "ignore": NaN in y counts neither in sums nor in divisors.
+        offset: (n,) or y's shape, added to the logits: what another model said already.
+        schedule: of the learning rate: a name or an object of `bcenet.schedules`.
+        clip_norm: the gradient of a step is scaled down to this Euclidean norm.
+        dropout: part of the units of a hidden layer that a step leaves out (the others are scaled
+            up), in [0, 1), for all hidden layers or one each; a whole number of 65536ths.
+        l1, l2: penalties on the weights, not the intercepts, divided by the weights' sum of the
+            batch: ``l2`` is scikit-learn's ``alpha``. The derivative of |w| at 0 is 0.
+        max_norm: the largest Euclidean norm of the weights into a unit, held after every step.
+        averaging: a `bcenet.EMA` or `bcenet.SWA`: the network then holds the average.
 
     Returns: a History with one loss (and validation loss) an epoch.
 
@@ -131,18 +152,29 @@ def fit(
         network,
         X,
         y,
-        optimizer,
-        learning_rate,
-        batch_size,
-        epochs,
         sample_weight,
-        pos_weight,
-        label_smoothing,
+        offset,
         validation_data,
         callbacks,
-        shuffle,
-        n_threads,
-        random_state,
+        optimizer=optimizer,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        epochs=epochs,
+        shuffle=shuffle,
+        n_threads=n_threads,
+        random_state=random_state,
+        schedule=schedule,
+        dropout=dropout,
+        averaging=averaging,
+        loss=loss,
+        pos_weight=pos_weight,
+        label_smoothing=label_smoothing,
+        label_reduction=label_reduction,
+        missing_labels=missing_labels,
+        clip_norm=clip_norm,
+        l1=l1,
+        l2=l2,
+        max_norm=max_norm,
     )
 
 
@@ -150,169 +182,258 @@ def _fit(
     network: Any,
     X: Any,
     y: Any,
+    sample_weight: Any,
+    offset: Any,
+    validation_data: Any,
+    callbacks: Any,
+    **options: Any,
+) -> History:
+    """`fit`, with its options by name: see `_plan`."""
+    if not isinstance(network, Network):
+        raise TypeError(f"network must be a bcenet.Network; got {checks.describe(network)}")
+    plan = _plan(network, **options)
+    hooks = callbacks_.Callbacks(callbacks)
+    rows = rows_.check(network, X, y, sample_weight, offset, missing=plan.objective.masked)
+    if not isinstance(options["optimizer"], optimizers.Optimizer):
+        _check_classes(rows.y)
+    validation = _check_validation(network, validation_data, plan.objective.masked)
+    if callbacks_.shows_progress() and not hooks.show_progress:
+        hooks.append(callbacks_.ProgressBar())
+    course = _Course(network, plan, hooks, validation)
+    held = [network._fitting]
+    if isinstance(plan.optimizer, optimizers.LBFGS):
+        from bcenet import lbfgs
+
+        def train() -> None:
+            course.run(lambda: lbfgs.minimize(network, rows, plan, course.after_epoch))
+    else:
+        held.append(plan.optimizer._in_use)
+
+        def train() -> None:
+            course.run(lambda: _train(_Run(network, rows, plan), course))
+
+    kernels.exclusively(held, train)
+    return course.history
+
+
+def _plan(
+    network: Network,
+    *,
     optimizer: Any,
     learning_rate: Any,
     batch_size: Any,
     epochs: Any,
-    sample_weight: Any,
-    pos_weight: Any,
-    label_smoothing: Any,
-    validation_data: Any,
-    callbacks: Any,
     shuffle: Any,
     n_threads: Any,
     random_state: Any,
-    stage: str = "plain",
-) -> History:
-    """`fit`, with the form of its step: "plain", or "staged" (the whole gradient first)."""
-    if not isinstance(network, Network):
-        raise TypeError(f"network must be a bcenet.Network; got {checks.describe(network)}")
-    in_parts = isinstance(optimizer, optimizers.Optimizer)
+    schedule: Any,
+    dropout: Any,
+    averaging: Any,
+    stage: str | None = None,
+    **objective: Any,
+) -> Plan:
+    """The checked options; ``stage`` is the form of a step, "plain" or "staged", if it matters."""
     optimizer = optimizers.resolve(optimizer, learning_rate)
-    batch_size = checks.integer("batch_size", batch_size, 1)
-    epochs = checks.integer("epochs", epochs, 1)
-    shuffle = checks.boolean("shuffle", shuffle)
-    loss = Loss(
-        losses.pos_weight_array(pos_weight, network.layer_sizes[-1]),
-        checks.number("label_smoothing", label_smoothing, 0.0, 1.0),
+    averaging = averaging_.check(averaging)
+    rate = 0.0 if averaging is None else averaging.rate
+    checked = Objective.of(network.layer_sizes[-1], **objective, average_rate=rate)
+    if schedule is not None:
+        from bcenet.schedules import resolve
+
+        schedule = resolve(schedule)
+    return Plan(
+        optimizer=optimizer,
+        objective=checked,
+        drop_rates=drop_rates(dropout, len(network.layer_sizes) - 2),
+        schedule=schedule,
+        averaging=averaging,
+        batch_size=checks.integer("batch_size", batch_size, 1),
+        epochs=checks.integer("epochs", epochs, 1),
+        shuffle=checks.boolean("shuffle", shuffle),
+        seed=seed_of(random_state, optimizer),
+        n_threads=n_threads,
+        stage=choose_stage(network, checked) if stage is None else stage,
     )
-    hooks = callbacks_.Callbacks(callbacks)
-    seed = _seed(random_state, optimizer)
-    rows = _check_rows(network, X, y, sample_weight, in_parts)
-    validation = _check_validation(network, validation_data)
-    batch_size = min(batch_size, rows.n)
-    work = 3 * network._work(batch_size)
-    count = threads.choose(n_threads, work, threads.WORK_PER_THREAD)
-    if callbacks_.shows_progress() and not hooks.show_progress:
-        hooks.append(callbacks_.ProgressBar())
-
-    def train() -> History:
-        optimizer.begin(network.parameters)
-        optimizer.seed = seed
-        run = _Run(network, optimizer, rows, loss, batch_size, count, seed, shuffle, stage)
-        try:
-            return _epochs(run, hooks, epochs, validation, n_threads)
-        finally:
-            run.close()
-
-    return kernels.exclusively([network._fitting, optimizer._in_use], train)
 
 
-def _epochs(
-    run: _Run, hooks: callbacks_.Callbacks, epochs: int, validation: Rows | None, n_threads: Any
-) -> History:
-    """Epoch after epoch, with the validation and the callbacks between them."""
-    history = History()
-    state = callbacks_.State(run.network, run.optimizer, history, epochs)
-    begun = time.monotonic()
-    hooks.call("on_fit_begin", state)
-    try:
-        for epoch in range(1, epochs + 1):
-            state.loss = run.epoch()
-            history.loss.append(state.loss)
-            if validation is not None:
-                total, weight = gradients.losses_of(
-                    run.network,
-                    validation.X,
-                    validation.y,
-                    validation.weight,
-                    run.loss.pos_weight,
-                    0.0,
-                    n_threads,
-                )
-                state.validation_loss = total / weight
-                history.validation_loss.append(state.validation_loss)
-            state.epoch = epoch
-            state.seconds = time.monotonic() - begun
-            if hooks.call("on_epoch_end", state):
-                break
-    finally:
-        hooks.call("on_fit_end", state)
-    return history
+def choose_stage(network: Network, objective: Objective) -> str:
+    """The form of a step: "plain", or "staged" where it needs the whole gradient first."""
+    whole = objective.needs_whole_gradient or network.shape.feature_scale
+    return "staged" if whole else "plain"
 
 
-class _Run:
-    """The engine of one fit, and what it publishes to the network and the optimizer."""
+class _Course:
+    """What goes on beside a fit: its history, its validation and its callbacks."""
 
     def __init__(
         self,
         network: Network,
-        optimizer: optimizers.Optimizer,
-        rows: Rows,
-        loss: Loss,
-        batch_size: int,
-        threads_: int,
-        seed: int,
-        shuffle: bool,
-        stage: str,
+        plan: Plan,
+        hooks: callbacks_.Callbacks,
+        validation: rows_.Rows | None,
     ) -> None:
-        self.network = network
-        self.optimizer = optimizer
-        self.rows = rows
-        self.loss = loss
-        self._sources = rows.sources()
-        self._batch_size = batch_size
-        self._batches = math.ceil(rows.n / batch_size)
-        self._seed = seed
-        self._shuffle = shuffle
-        self._stage = stage
-        self._engine = kernels.Engine(
-            network.layer_sizes,
-            network.activations,
-            network.dtype,
-            batch_size,
-            threads_,
-            optimizer.native_hyper(),
+        self.history = History()
+        self.state = callbacks_.State(network, plan.optimizer, self.history, plan.epochs)
+        self._network = network
+        self._plan = plan
+        self._hooks = hooks
+        self._validation = validation
+
+    def run(self, train: Callable[[], None]) -> None:
+        """Train, between the first hook and the last."""
+        self._begun = time.monotonic()
+        self._hooks.call("on_fit_begin", self.state)
+        try:
+            train()
+        finally:
+            self._hooks.call("on_fit_end", self.state)
+
+    def after_epoch(self, loss: float, penalty: float, learning_rate: float | None = None) -> bool:
+        """Note an epoch, measure the validation loss, call the hooks; whether to stop."""
+        state, history, schedule = self.state, self.history, self._plan.schedule
+        state.loss, state.penalty, state.learning_rate = loss, penalty, learning_rate
+        history.loss.append(loss)
+        history.penalty.append(penalty)
+        measured = loss + penalty
+        if self._validation is not None:
+            state.validation_loss = measured = self._validation_loss(self._validation)
+            history.validation_loss.append(measured)
+        state.epoch += 1
+        state.seconds = time.monotonic() - self._begun
+        stop = schedule is not None and schedule.end_epoch(
+            measured, self._plan.optimizer.learning_rate
         )
-        # Where a bad epoch is replayed from: the parts of the engine as last published.
-        states = list(zip(("first", "second"), optimizer.state.values(), strict=False))
-        self._kept = [("parameters", network.parameters.copy())]
-        self._kept += [(part, array.copy()) for part, array in states]
-        self._published = [("parameters", network.parameters), *states]
+        return self._hooks.call("on_epoch_end", state) or stop
+
+    def _validation_loss(self, rows: rows_.Rows) -> float:
+        objective = self._plan.objective.unsmoothed()
+        total, weight = gradients.losses_of(self._network, rows, objective, self._plan.n_threads)
+        return total / weight * (self._network.layer_sizes[-1] if objective.label_sum else 1)
+
+
+def _train(run: _Run, course: _Course) -> None:
+    """Epoch after epoch."""
+    try:
+        for number in range(1, run.plan.epochs + 1):
+            loss, penalty = run.epoch(number)
+            if course.after_epoch(loss, penalty, run.learning_rate):
+                break
+    finally:
+        run.close()
+
+
+class _Run:
+    """The engine of one fit, and what it publishes to the network, optimizer and averages."""
+
+    def __init__(self, network: Network, rows: rows_.Rows, plan: Plan) -> None:
+        self.network = network
+        self.plan = plan
+        self.rows = rows
+        optimizer, averaging = plan.optimizer, plan.averaging
+        optimizer.begin(network.parameters)
+        optimizer.seed = plan.seed
+        self._batch_size = min(plan.batch_size, rows.n)
+        self._batches = math.ceil(rows.n / self._batch_size)
+        if plan.schedule is not None:
+            plan.schedule.begin(plan.epochs, rows.n, optimizer.epoch)
+        self._sources = rows.sources()
+        work = 3 * network._work(self._batch_size)
+        self._engine = kernels.Engine(
+            network.shape,
+            network.dtype,
+            self._batch_size,
+            threads.choose(plan.n_threads, work, threads.WORK_PER_THREAD),
+            hyper=optimizer.native_hyper(),
+            objective=plan.objective.native(),
+            drop_rates=plan.drop_rates,
+            batch_statistics=True,
+            averages=averaging is not None,
+        )
+        self.learning_rate = optimizer.learning_rate
+        # What the engine holds, and where it is published to.
+        states = list(zip(("first", "second", "third"), optimizer.state.values(), strict=False))
+        self._held = [("statistics", network.statistics), *states]
+        if averaging is None:
+            self._held.append(("parameters", network.parameters))
+        else:
+            averaging.begin(network.parameters)
+            self._held += [("parameters", averaging.raw), ("average", averaging.average)]
+        # Where a bad epoch is replayed from: the same as last published.
+        self._kept = [(part, array.copy()) for part, array in self._held]
         self._restore()
 
     def _restore(self) -> None:
         for part, array in self._kept:
             self._engine.load(part, array)
-        self._engine.steps = self.optimizer.step
+        self._engine.steps = self.plan.optimizer.step
+        if self.plan.averaging is not None:
+            self._engine.averaged = self.plan.averaging.count
 
     def _publish(self, epoch: int) -> None:
-        self._engine.publish(self._kept + self._published, self.optimizer, epoch)
+        """Copy all out of the engine at once, and count the epochs of the optimizer."""
+        averaging = self.plan.averaging
+        parts = self._kept + self._held
+        counters = [
+            (self.plan.optimizer, "step", self._engine.steps),
+            (self.plan.optimizer, "epoch", epoch),
+        ]
+        if averaging is not None:
+            averaged = self._engine.averaged
+            counters.append((averaging, "count", averaged))
+            parts.append(("average" if averaged else "parameters", self.network.parameters))
+            if not averaged:
+                parts.append(("parameters", averaging.average))
+        self._engine.publish(parts, counters)
 
     def close(self) -> None:
         """End the threads."""
         self._engine.close()
 
-    def _train(self, order: np.ndarray | None, batches: int) -> tuple[str, int, float, float, int]:
+    def _train(
+        self, order: np.ndarray | None, rates: np.ndarray | None, batches: int
+    ) -> kernels.Pass:
+        plan = self.plan
         return self._engine.train(
-            *self._sources,
-            order,
+            self._sources,
             self._batch_size,
             range(batches),
-            self.loss.pos_weight,
-            self.loss.smoothing,
-            self._stage,
+            order=order,
+            rates=rates,
+            stage=plan.stage,
+            seed=None if plan.drop_rates is None else plan.seed,
+            epoch=plan.optimizer.epoch,
         )
 
-    def epoch(self) -> float:
-        """One epoch; its mean loss. Publishes the parameters, also before it raises."""
-        order = None
-        if self._shuffle:
-            order = kernels.row_order(self._seed, self.optimizer.epoch, self.rows.n)
-        self._engine.configure(self.optimizer.native_hyper())
-        status, batch, loss, weight, layer = self._train(order, self._batches)
+    def epoch(self, number: int) -> tuple[float, float]:
+        """One epoch: its mean loss and penalty. Publishes, also before it raises."""
+        plan = self.plan
+        optimizer = plan.optimizer
+        order = rates = None
+        if plan.shuffle:
+            order = kernels.row_order(plan.seed, optimizer.epoch, self.rows.n)
+        self.learning_rate = optimizer.learning_rate
+        if plan.schedule is not None:
+            rates = plan.schedule.factors(optimizer.epoch, self._batches)
+            self.learning_rate *= float(rates[-1])
+        self._engine.configure(optimizer.native_hyper())
+        passed = self._train(order, rates, self._batches)
         pending = self._engine.take_pending()
-        if status == "bad parameters":
+        if passed.status == "bad parameters":
             # The step is done; the state before it comes from the start of the epoch.
             self._restore()
-            self._train(order, batch)
+            self._train(order, rates, passed.batch)
             pending = pending or self._engine.take_pending()
-        self._publish(self.optimizer.epoch + (status == "done"))
+        done = passed.status == "done"
+        averaging = plan.averaging
+        if done and averaging is not None and averaging.averages_epoch(number, plan.epochs):
+            self._engine.average()
+        self._publish(optimizer.epoch + done)
         if pending is not None:
             raise pending
-        if status != "done":
-            self._raise_non_finite(status, batch, layer, order)
-        return loss / weight
+        if not done:
+            self._raise_non_finite(passed.status, passed.batch, passed.layer, order)
+        labels = self.network.layer_sizes[-1] if plan.objective.label_sum else 1
+        return passed.loss / passed.weight * labels, passed.penalty / passed.weight * labels
 
     def _raise_non_finite(
         self, status: str, batch: int, layer: int, order: np.ndarray | None
@@ -323,9 +444,9 @@ class _Run:
             chosen = order[chosen]
         what = "the step overflowed the parameters or the optimizer's state"
         if status == "bad loss":
-            layer = gradients.first_bad_layer(self.network, self.rows.X[chosen])
+            layer = gradients.first_bad_layer(self._trained(), self.rows.X[chosen])
             what = "the loss is not finite"
-        epoch = self.optimizer.epoch + 1
+        epoch = self.plan.optimizer.epoch + 1
         raise NonFiniteError(
             f"training left the finite numbers in epoch {epoch}, batch {batch}, layer {layer}: "
             f"{what}; the network holds the weights before this step "
@@ -335,42 +456,41 @@ class _Run:
             layer=layer,
         )
 
+    def _trained(self) -> Network:
+        """The network with the parameters that are trained, where it holds their average."""
+        averaging = self.plan.averaging
+        if averaging is None or averaging.raw is None:
+            return self.network
+        return Network.from_config(self.network.config(), averaging.raw, self.network.statistics)
 
-def _seed(random_state: Any, optimizer: optimizers.Optimizer) -> int:
+
+def seed_of(random_state: Any, optimizer: Any) -> int:
+    """The seed of shuffling and dropout: the one given, the optimizer's, or a random one."""
     if isinstance(random_state, np.random.Generator):
         return int(random_state.integers(2**63))
     if random_state is not None:
         return checks.integer("random_state", random_state, 0, 2**64 - 1)
-    if optimizer.seed is not None:
+    if getattr(optimizer, "seed", None) is not None:
         return optimizer.seed
     return int(np.random.default_rng().integers(2**63))
 
 
-def _check_rows(network: Network, X: Any, y: Any, sample_weight: Any, in_parts: bool) -> Rows:
-    array = network.check_rows(X)
-    count = array.shape[0]
-    if count == 0:
-        raise ValueError("X must have at least one row; got 0")
-    targets = network.check_targets(y, count)
-    total = float(targets.sum(dtype=np.float64))
-    if total in (0.0, float(targets.size)) and not in_parts:
+def _check_classes(targets: np.ndarray) -> None:
+    """ValueError where the targets (NaN left out) hold one class only, over all labels."""
+    total = float(np.nansum(targets, dtype=np.float64))
+    count = targets.size
+    if targets.dtype.kind == "f":
+        count -= int(np.count_nonzero(np.isnan(targets)))
+    if total in (0.0, float(count)):
         raise ValueError(f"y must hold both classes; got only {int(total > 0)}")
-    return Rows(array, targets, gradients.check_weight(sample_weight, targets, network.dtype))
 
 
-def _check_validation(network: Network, validation_data: Any) -> Rows | None:
+def _check_validation(network: Network, validation_data: Any, missing: bool) -> rows_.Rows | None:
     if validation_data is None:
         return None
-    if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
+    if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3, 4):
         raise ValueError(
-            "validation_data must be (X, y) or (X, y, sample_weight); "
-            f"got {checks.describe(validation_data)}"
+            "validation_data must be (X, y), (X, y, sample_weight) or "
+            f"(X, y, sample_weight, offset); got {checks.describe(validation_data)}"
         )
-    X, y, *weight = validation_data
-    array = network.check_rows(X, "validation_data X")
-    if array.shape[0] == 0:
-        raise ValueError("validation_data X must have at least one row; got 0")
-    targets = network.check_targets(y, array.shape[0], "validation_data y")
-    given = weight[0] if weight else None
-    name = "validation_data sample_weight"
-    return Rows(array, targets, gradients.check_weight(given, targets, network.dtype, name))
+    return rows_.check(network, *validation_data, missing=missing, prefix="validation_data ")

@@ -8,8 +8,23 @@
 #
 # Every term of the loss is positive, and a hard target leaves one term of the gradient, so no
 # digits cancel. The literal p - y would lose them all where p rounds to 1.
+#
+# The focal loss (Lin et al. 2017) multiplies each term by a power g > 0 of the probability of the
+# other label, so that rows that are right already count less:
+#
+#   loss  l = (1 - t) s(z)^g log(1 + e^z) + w t s(-z)^g log(1 + e^-z)
+#   gradient dz = (1 - t) s(z)^g (g s(-z) log(1 + e^z) + s(z))
+#                 - w t s(-z)^g (g s(z) log(1 + e^-z) + s(-z))
+#
+# Its terms have one sign each too. module.pxi gives the losses their names in Python.
 
-from vecmath cimport absolute, exp_pair, floating, log1p_pair, muladd, sigmoid_pair
+from vecmath cimport (
+    absolute, exp_pair, floating, log1p_pair, muladd, residual, sigmoid_pair, two_sum,
+)
+
+cdef enum Loss:
+    BCE
+    FOCAL
 
 
 cdef inline floating sigmoid(floating z) noexcept nogil:
@@ -39,12 +54,59 @@ cdef inline floating bce(floating* dz, floating z, floating t, floating w) noexc
     return muladd(slope, x, (negative + positive) * log1p_pair(e, e_tail))
 
 
-cdef inline void bce_block(floating* loss, floating* dz, const floating* z, const floating* t,
-                           const floating* w, Py_ssize_t n) noexcept nogil:
-    """Losses and derivatives of n logits; ``w`` holds the weights of the positive terms."""
+cdef inline floating power_of(floating head, floating tail, floating g) noexcept nogil:
+    """exp(-g (head + tail)) for head >= 0: what rounding g head loses is put back."""
+    cdef floating x, away, e, e_tail, largest
+    if floating is float:
+        largest = <floating> 110.0
+    else:
+        largest = 750.0
+    x = g * head
+    away = muladd(g, tail, -residual(x, g, head))
+    e = exp_pair(&e_tail, x)
+    e_tail = muladd(-e, away, e_tail)
+    return e + e_tail if x < largest else 0  # residual is NaN where x is infinite
+
+
+cdef inline floating focal(floating* dz, floating z, floating t, floating w,
+                           floating g) noexcept nogil:
+    """The focal loss of one logit; its derivative goes to ``dz``."""
+    cdef floating one = 1
+    cdef floating x, e, e_tail, big, small, p, q, tail, above, above_tail, below, below_tail
+    cdef floating negative, positive, fading, rest
+    x = absolute(z)
+    e = exp_pair(&e_tail, x)
+    big = sigmoid_pair(&small, e, e_tail)
+    p = small if z < 0 else big  # s(z)
+    q = big if z < 0 else small  # s(-z)
+    tail = log1p_pair(e, e_tail)
+    above = two_sum(&above_tail, 0 if z < 0 else x, tail)  # log(1 + e^z) = -log s(-z)
+    below = two_sum(&below_tail, x if z < 0 else 0, tail)  # log(1 + e^-z) = -log s(z)
+    negative = (one - t) * power_of(below, below_tail, g)
+    positive = w * t * power_of(above, above_tail, g)
+    fading = q * above if q != 0 else 0  # its limit where z is infinite
+    rest = p * below if p != 0 else 0
+    dz[0] = (negative * muladd(g, fading, p) if negative != 0 else 0) - (
+        positive * muladd(g, rest, q) if positive != 0 else 0)
+    return (negative * above if negative != 0 else 0) + (
+        positive * below if positive != 0 else 0)
+
+
+cdef inline void loss_block(floating* loss, floating* dz, const floating* z, const floating* t,
+                            const floating* w, int kind, double focus,
+                            Py_ssize_t n) noexcept nogil:
+    """Losses and derivatives of n logits; ``w`` holds the weights of the positive terms.
+
+    ``focus`` is the focal loss's g.
+    """
     cdef Py_ssize_t i
-    for i in range(n):
-        loss[i] = bce(&dz[i], z[i], t[i], w[i])
+    cdef floating g = <floating> focus
+    if kind == BCE:
+        for i in range(n):
+            loss[i] = bce(&dz[i], z[i], t[i], w[i])
+    else:  # FOCAL
+        for i in range(n):
+            loss[i] = focal(&dz[i], z[i], t[i], w[i], g)
 
 
 cdef inline void smooth_block(floating* t, double smoothing, Py_ssize_t n) noexcept nogil:

@@ -6,23 +6,25 @@ from cpython.buffer cimport (
     PyObject_GetBuffer,
 )
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 cimport numpy as cnp
 
 cimport activations
+cimport losses
 cimport optimizers
-from affine cimport PANEL_32, PANEL_64, UNIT, lane_sum, leading, padded
-from losses cimport bce, sigmoid, smooth_block, sum_block
-from random cimport philox, shuffle
+from losses cimport bce
+from random cimport DROPS, shuffle
 from source cimport (
-    FLOAT16, FLOAT32, FLOAT64, INT8, INT16, INT32, INT64, Layout, MAX_DIMENSIONS, UINT8, UINT16,
-    UINT32, UINT64, read_block,
+    FLOAT16, FLOAT32, FLOAT64, INT8, INT16, INT32, INT64, MAX_DIMENSIONS, UINT8, UINT16, UINT32,
+    UINT64, read_block,
 )
-from vecmath cimport floating, muladd
+from vecmath cimport muladd
 
+include "plan.pxi"
+include "rows.pxi"
+include "parameters.pxi"
 include "epoch.pxi"
 
 cnp.import_array()
@@ -46,16 +48,38 @@ ACTIVATIONS = {
     "softplus": <int> activations.SOFTPLUS,
 }
 
+LOSSES = {
+    "bce": <int> losses.BCE,
+    "focal": <int> losses.FOCAL,
+}
+
 RULES = {
     "sgd": <int> optimizers.SGD,
     "adam": <int> optimizers.ADAM,
+    "amsgrad": <int> optimizers.AMSGRAD,
     "rmsprop": <int> optimizers.RMSPROP,
+    "lion": <int> optimizers.LION,
+}
+
+# Groups of parameters with a learning rate of their own.
+GROUP_CODES = {
+    "coefs": <int> COEFS,
+    "intercepts": <int> INTERCEPTS,
+    "norms": <int> NORMS,
+    "scale": <int> SCALE,
+}
+
+NORMALIZATIONS = {
+    None: <int> NO_NORM,
+    "batch": <int> BATCH_NORM,
+    "layer": <int> LAYER_NORM,
 }
 
 STAGES = {
     "plain": <int> UPDATE_PLAIN,
     "staged": <int> UPDATE_STAGED,
     "gradient": <int> GRADIENT_ONLY,
+    "logits": <int> LOGITS_ONLY,
 }
 
 STATUSES = {
@@ -227,11 +251,13 @@ def apply_bce(Source logits not None, Source targets not None, Source weight, So
 cdef enum Check:
     FINITE
     UNIT_INTERVAL
+    UNIT_INTERVAL_OR_NAN
     WEIGHT
 
 CHECKS = {
     "finite": <int> FINITE,
     "in [0, 1]": <int> UNIT_INTERVAL,
+    "in [0, 1], or NaN": <int> UNIT_INTERVAL_OR_NAN,
     "finite and not negative": <int> WEIGHT,
 }
 
@@ -253,6 +279,9 @@ cdef Py_ssize_t first_bad(floating* buffer, const Layout* s, int check,
         elif check == UNIT_INTERVAL:
             for i in range(n):
                 bad |= (not (buffer[i] >= low)) | (not (buffer[i] <= high))
+        elif check == UNIT_INTERVAL_OR_NAN:
+            for i in range(n):
+                bad |= (buffer[i] < low) | (buffer[i] > high)
         else:
             for i in range(n):
                 bad |= (not (buffer[i] >= low)) | (not (buffer[i] - buffer[i] == 0))
@@ -260,6 +289,8 @@ cdef Py_ssize_t first_bad(floating* buffer, const Layout* s, int check,
             for i in range(n):
                 if check == UNIT_INTERVAL:
                     bad = not (buffer[i] >= low and buffer[i] <= high)
+                elif check == UNIT_INTERVAL_OR_NAN:
+                    bad = buffer[i] < low or buffer[i] > high
                 else:
                     bad = not (buffer[i] - buffer[i] == 0) or check == WEIGHT and buffer[i] < low
                 if bad:
@@ -313,6 +344,37 @@ cdef void product_all(floating* c, const floating* a, const floating* b, Py_ssiz
         gradient_product(c, columns, a, rows, b, columns, rows, depth, columns)
     else:
         forward_product(c, columns, a, depth, b, columns, 0, rows, depth, columns, STORE, c)
+
+
+cdef void loss_all(floating* loss, floating* dz, const floating* z, const floating* t,
+                   const floating* w, int kind, double focus, Py_ssize_t n) noexcept nogil:
+    loss_block(loss, dz, z, t, w, kind, focus, n)
+
+
+def apply_loss(int kind, loss, dz, z, t, w, double focus):
+    """Losses of logits z, and their derivatives: C-contiguous arrays of one dtype and size."""
+    cdef Py_ssize_t size = z.itemsize
+    cdef Py_ssize_t n = z.size
+    cdef void* loss_out
+    cdef void* dz_out
+    cdef void* z_in
+    cdef void* t_in
+    cdef void* w_in
+    if n == 0:
+        return
+    loss_out = address(loss, n * size, True)
+    dz_out = address(dz, n * size, True)
+    z_in = address(z, n * size, False)
+    t_in = address(t, n * size, False)
+    w_in = address(w, n * size, False)
+    if size == 4:
+        with nogil:
+            loss_all(<float*> loss_out, <float*> dz_out, <float*> z_in, <float*> t_in,
+                     <float*> w_in, kind, focus, n)
+    else:
+        with nogil:
+            loss_all(<double*> loss_out, <double*> dz_out, <double*> z_in, <double*> t_in,
+                     <double*> w_in, kind, focus, n)
 
 
 def apply_product(c, a, b, Py_ssize_t rows, Py_ssize_t depth, Py_ssize_t columns,
@@ -372,149 +434,176 @@ cdef bint signal_pending(void* owner) noexcept nogil:
             return True
 
 
-cdef void copy_matrix(floating* matrix, const Layer* layer, floating* flat,
-                      bint to_flat) noexcept nogil:
-    """[W; b] of a layer from a row-major array to its stored form, or back."""
-    cdef Py_ssize_t i, j, start, ld, count
-    cdef floating* stored
-    cdef floating* row
-    if layer.narrow:
-        ld = padded(layer.columns)
-        for i in range(layer.fan_in + 1):
-            for j in range(layer.fan_out):
-                if to_flat:
-                    flat[i * layer.fan_out + j] = matrix[j * ld + i]
-                else:
-                    matrix[j * ld + i] = flat[i * layer.fan_out + j]
-        return
-    start = 0
-    while start < layer.fan_out:
-        ld = min(layer.panel, padded(layer.fan_out) - start)
-        count = min(ld, layer.fan_out - start)
-        for i in range(layer.fan_in + 1):
-            stored = matrix + start * layer.rows + i * ld
-            row = flat + i * layer.fan_out + start
-            if to_flat:
-                for j in range(count):
-                    row[j] = stored[j]
-            else:
-                for j in range(count):
-                    stored[j] = row[j]
-        start += layer.panel
-
-
-cdef void transpose_all(const Plan* plan, floating* unused) noexcept nogil:
-    """W^T of every layer; ``unused`` gives the type."""
-    cdef Py_ssize_t i
-    cdef const Item* item
-    cdef const Layer* layer
-    for i in range(plan.n_items):
-        item = &plan.items[i]
-        layer = &plan.layers[item.layer]
-        if layer.wt != NULL:
-            transpose_tile(layer, item, min(item.rows, layer.fan_in - item.row),
-                           <const floating*> layer.w + item.offset)
-
-
-cdef enum Part:
-    WEIGHTS
-    FIRST_STATE
-    SECOND_STATE
-    GRADIENT
+_STATE_NAMES = ("first", "second", "third")  # of the optimizer's state
 
 PARTS = {
     "parameters": <int> WEIGHTS,
-    "first": <int> FIRST_STATE,
-    "second": <int> SECOND_STATE,
+    "average": <int> AVERAGE,
     "gradient": <int> GRADIENT,
+    "statistics": <int> STATISTIC,
+    **{name: <int> STATE + i for i, name in enumerate(_STATE_NAMES)},
 }
+
+
+cdef void average_all(floating* mean, const floating* w, floating rate,
+                      Py_ssize_t n) noexcept nogil:
+    average(mean, w, rate, n)
 
 
 cdef class Engine:
     """A private copy of a network, with the buffers and the optimizer state to train it.
 
     ``capacity`` is the number of rows of a batch; 0 makes an engine for inference alone.
-    ``hyper`` holds the fields of the optimizer's Hyper, its rule's name first.
+    ``hyper`` holds the fields of the optimizer's Hyper, its rule's code first, and ``objective``
+    those of Objective. ``drop_rates`` has one for each layer, in parts of 65536; ``averages``
+    makes room for a moving average of the parameters.
     """
 
     cdef Plan plan
     cdef object pending
 
-    def __cinit__(self, layer_sizes, activation_codes, int item_size, Py_ssize_t capacity,
-                  int threads, dict hyper=None):
-        cdef Py_ssize_t i, matrix, levels, scratch
-        cdef Py_ssize_t outputs = layer_sizes[len(layer_sizes) - 1]
+    def __cinit__(self, layer_sizes, activation_codes, norm_codes, bint scaled, int item_size,
+                  Py_ssize_t capacity, int threads, dict hyper=None, dict objective=None,
+                  drop_rates=None, bint batch_statistics=False, bint averages=False):
+        cdef Py_ssize_t i
         cdef Py_ssize_t rows = capacity if capacity > 0 else threads * INFERENCE_ROWS
         cdef int l
-        cdef Layer* layer
-        cdef void* before
         cdef Plan* plan = &self.plan
         plan.n_layers = len(layer_sizes) - 1
         plan.item_size = item_size
-        plan.outputs = outputs
+        plan.outputs = layer_sizes[len(layer_sizes) - 1]
         plan.capacity = rows
         plan.threads = threads
+        plan.scaled = scaled
+        plan.batch_statistics = batch_statistics
         plan.layers = <Layer*> self.allocate(plan.n_layers, sizeof(Layer))
-        if hyper is not None:
-            self.set_hyper(hyper)
-        before = self.allocate(rows, leading(layer_sizes[0] + 1) * item_size)
+        plan.batch_norms = <int*> self.allocate(plan.n_layers, sizeof(int))
+        self.set_hyper({"rule": 0, "learning_rate": 0.0} if hyper is None else hyper)
         for l in range(plan.n_layers):
-            layer = &plan.layers[l]
-            layer.fan_in = layer_sizes[l]
-            layer.fan_out = layer_sizes[l + 1]
-            layer.activation = activation_codes[l]
-            layer.narrow = layer.fan_out <= NARROW
-            layer.rows = layer.fan_out if layer.narrow else layer.fan_in + 1
-            layer.columns = layer.fan_in + 1 if layer.narrow else layer.fan_out
-            layer.panel = PANEL_32 if item_size == 4 else PANEL_64
-            if layer.narrow:
-                layer.panel = padded(layer.columns)
-            layer.ld_in = leading(layer.fan_in + 1)
-            layer.ld_a = leading(layer.fan_out + 1)
-            if layer.narrow and l + 1 == plan.n_layers:
-                layer.ld_a = layer.fan_out  # logits and their deltas lie together
-            layer.input = before
-            layer.a = self.allocate(rows, layer.ld_a * item_size)
-            layer.dz = self.allocate(rows, layer.ld_a * item_size)
-            before = layer.a
-            matrix = padded(layer.columns) * item_size
-            layer.w = self.allocate(layer.rows, matrix)
-            if capacity == 0:
-                continue
-            layer.gradient = self.allocate(layer.rows, matrix)
-            if l > 0 and not layer.narrow:
-                layer.wt = self.allocate(padded(layer.fan_out), padded(layer.fan_in) * item_size)
-            if hyper is not None and optimizers.state_count(&plan.hyper) > 0:
-                layer.first = self.allocate(layer.rows, matrix)
-            if hyper is not None and optimizers.state_count(&plan.hyper) > 1:
-                layer.second = self.allocate(layer.rows, matrix)
-        plan.row_loss = <double*> self.allocate(rows, sizeof(double))
-        plan.row_weight = <double*> self.allocate(rows, sizeof(double))
-        levels = 3
-        while chain_rows(rows) << (levels - 2) < rows:
-            levels += 1
-        i = outputs * max(<Py_ssize_t> INFERENCE_ROWS, self.most_rows() + 5)
-        plan.pos_weight = self.allocate(i, item_size)
-        scratch = max(ITEM_SIZE * levels, 5 * i)  # `loss_rows` keeps five numbers an output
+            self.shape_layer(l, layer_sizes, activation_codes[l], norm_codes[l],
+                             0 if drop_rates is None else drop_rates[l])
+        self.allocate_rows(rows)
+        self.allocate_parameters(rows, capacity > 0, hyper is not None, averages)
+        if objective is not None:
+            self.set_objective(objective)
         plan.members = <bcn_member*> self.allocate(threads, sizeof(bcn_member))
-        plan.scratch = <void**> self.allocate(threads, sizeof(void*))
-        for i in range(threads):
-            plan.scratch[i] = self.allocate(scratch, item_size)
         if capacity == 0:
             return
-        if threads > 1 and self.has_partials(rows):
-            for l in range(plan.n_layers):
-                layer = &plan.layers[l]
-                layer.partial = self.allocate(MOST_PARTIALS * layer.rows,
-                                              padded(layer.columns) * item_size)
         plan.n_items = self.cut(NULL)
         plan.items = <Item*> self.allocate(plan.n_items, sizeof(Item))
         self.cut(plan.items)
+        plan.n_stripes = self.stripe(NULL)
+        plan.stripes = <Stripe*> self.allocate(plan.n_stripes, sizeof(Stripe))
+        self.stripe(plan.stripes)
+        i = plan.stripes[plan.n_stripes - 1].index + plan.stripes[plan.n_stripes - 1].rows
+        plan.n_sums = i + plan.n_layers + 1
+        plan.sums = <double*> self.allocate(plan.n_sums, sizeof(double))
+
+    cdef shape_layer(self, int l, layer_sizes, int activation, int norm, uint32_t drop_rate):
+        """Set the sizes of a layer, and what it does with z."""
+        cdef Plan* plan = &self.plan
+        cdef Layer* layer = &plan.layers[l]
+        cdef bint last = l + 1 == plan.n_layers
+        layer.fan_in = layer_sizes[l]
+        layer.fan_out = layer_sizes[l + 1]
+        layer.activation = activation
+        layer.norm = norm
+        layer.drop_rate = drop_rate
+        layer.keep_scale = DROPS / <double> (DROPS - drop_rate)
+        layer.gated = (activation == RELU_ACTIVATION and norm == NO_NORM and drop_rate == 0
+                       and not last)
+        layer.narrow = layer.fan_out <= NARROW
+        layer.rows = layer.fan_out if layer.narrow else layer.fan_in + 1
+        layer.columns = layer.fan_in + 1 if layer.narrow else layer.fan_out
+        layer.panel = PANEL_32 if plan.item_size == 4 else PANEL_64
+        if layer.narrow:
+            layer.panel = padded(layer.columns)
+        layer.ld_in = leading(layer.fan_in + 1)
+        layer.ld_a = leading(layer.fan_out + 1)
+        if layer.narrow and last:
+            layer.ld_a = layer.fan_out  # logits and their deltas lie together
+        if norm == BATCH_NORM:
+            plan.batch_norms[plan.n_batch_norms] = l
+            plan.n_batch_norms += 1
+
+    cdef allocate_rows(self, Py_ssize_t rows):
+        """The buffers that have rows, and each thread's scratch."""
+        cdef Plan* plan = &self.plan
+        cdef Layer* layer
+        cdef Py_ssize_t levels = 3
+        cdef Py_ssize_t i, scratch
+        cdef int l
+        cdef void* before = self.allocate(rows, plan.layers[0].ld_in * plan.item_size)
+        for l in range(plan.n_layers):
+            layer = &plan.layers[l]
+            layer.input = before
+            layer.a = self.allocate(rows, layer.ld_a * plan.item_size)
+            layer.dz = self.allocate(rows, layer.ld_a * plan.item_size)
+            before = layer.a
+            if layer.norm != NO_NORM:
+                layer.normed = self.allocate(rows, layer.ld_a * plan.item_size)
+                layer.dy = self.allocate(rows, layer.ld_a * plan.item_size)
+                layer.inverse = self.allocate(max(rows, layer.ld_a), plan.item_size)
+                layer.mean = self.allocate(layer.ld_a, plan.item_size)
+                layer.slopes = self.allocate(2 * layer.ld_a, plan.item_size)
+                layer.variance = <double*> self.allocate(layer.ld_a, sizeof(double))
+                layer.sums = <double*> self.allocate(2 * layer.ld_a, sizeof(double))
+        plan.row_loss = <double*> self.allocate(rows, sizeof(double))
+        plan.row_weight = <double*> self.allocate(rows, sizeof(double))
+        while chain_rows(rows) << (levels - 2) < rows:
+            levels += 1
+        i = self.block_outputs()
+        plan.pos_weight = self.allocate(i, plan.item_size)
+        self.fill_pos_weight(None)
+        scratch = max(ITEM_SIZE * levels, 5 * i)  # `loss_rows` keeps five numbers an output
+        plan.scratch = <void**> self.allocate(plan.threads, sizeof(void*))
+        for i in range(plan.threads):
+            plan.scratch[i] = self.allocate(scratch, plan.item_size)
+
+    cdef allocate_parameters(self, Py_ssize_t rows, bint training, bint updates, bint averages):
+        """The parameters, and what belongs to them where the engine trains."""
+        cdef Plan* plan = &self.plan
+        cdef Layer* layer
+        cdef Py_ssize_t matrix
+        cdef bint partials = training and plan.threads > 1 and self.has_partials(rows)
+        cdef int l
+        for l in range(plan.n_layers):
+            layer = &plan.layers[l]
+            matrix = layer.rows * padded(layer.columns)
+            plan.n_parameters += matrix
+            self.allocate_values(&layer.matrix, matrix, training, updates, averages)
+            layer.w = layer.matrix.w
+            if plan.scaled and l == 0:
+                layer.w = self.allocate(matrix, plan.item_size)
+            if layer.norm != NO_NORM:
+                self.allocate_values(&layer.gains, 2 * layer.ld_a, training, updates, averages)
+                layer.running = self.allocate(2 * layer.ld_a, plan.item_size)
+            if training and l > 0 and not layer.narrow:
+                layer.wt = self.allocate(padded(layer.fan_out),
+                                         padded(layer.fan_in) * plan.item_size)
+            if partials:
+                layer.partial = self.allocate(MOST_PARTIALS * matrix, plan.item_size)
+        if plan.scaled:
+            self.allocate_values(&plan.factors, plan.layers[0].ld_in, training, updates,
+                                 averages)
+
+    cdef allocate_values(self, Values* values, Py_ssize_t count, bint training, bint updates,
+                         bint averages):
+        cdef int i
+        values.w = self.allocate(count, self.plan.item_size)
+        if training:
+            values.gradient = self.allocate(count, self.plan.item_size)
+        if training and updates:
+            for i in range(optimizers.state_count(&self.plan.hyper)):
+                values.state[i] = self.allocate(count, self.plan.item_size)
+        if training and averages:
+            values.average = self.allocate(count, self.plan.item_size)
 
     cdef Py_ssize_t cut(self, Item* items):
-        """Cut every layer's matrix into tiles, written where ``items`` is not NULL; their number.
+        """Cut the parameters into items, written where ``items`` is not NULL; their number.
 
-        A tile has the rows that fill it where the panel is whole, or a narrow layer's all.
+        A layer's matrix is cut into tiles: a tile has the rows that fill it where the panel is
+        whole, or a narrow layer's all. The others follow, a line of columns each.
         """
         cdef Py_ssize_t count = 0
         cdef Py_ssize_t start, row, column, rows, columns, ld
@@ -529,6 +618,7 @@ cdef class Engine:
                 for row in range(0, layer.rows, rows):
                     for column in range(start, start + ld, columns):
                         if items != NULL:
+                            items[count].kind = TILE
                             items[count].layer = l
                             items[count].row = row
                             items[count].rows = min(rows, layer.rows - row)
@@ -537,6 +627,40 @@ cdef class Engine:
                             items[count].offset = start * layer.rows + row * ld + column - start
                             items[count].ld = ld
                         count += 1
+        for l in range(self.plan.n_layers):
+            layer = &self.plan.layers[l]
+            for column in range(0, layer.fan_out if layer.norm != NO_NORM else 0, LINE):
+                if items != NULL:
+                    items[count].kind = GAINS
+                    items[count].layer = l
+                    items[count].column = column
+                    items[count].columns = min(<Py_ssize_t> LINE, layer.fan_out - column)
+                count += 1
+        if self.plan.scaled:
+            if items != NULL:
+                items[count].kind = FACTORS
+                items[count].columns = self.plan.layers[0].fan_in
+            count += 1
+        return count
+
+    cdef Py_ssize_t stripe(self, Stripe* stripes):
+        """Cut every layer's stored rows into stripes, as `cut` does; their number."""
+        cdef Py_ssize_t count = 0
+        cdef Py_ssize_t index = 0
+        cdef Py_ssize_t row
+        cdef int l
+        for l in range(self.plan.n_layers):
+            for row in range(0, self.plan.layers[l].rows, STRIPE_ROWS):
+                if stripes != NULL:
+                    stripes[count].layer = l
+                    stripes[count].row = row
+                    stripes[count].rows = min(<Py_ssize_t> STRIPE_ROWS,
+                                              self.plan.layers[l].rows - row)
+                    stripes[count].index = index
+                    index += stripes[count].rows
+                count += 1
+            if l == 0:
+                self.plan.n_first_stripes = count
         return count
 
     cdef void* allocate(self, Py_ssize_t count, Py_ssize_t size) except NULL:
@@ -572,7 +696,7 @@ cdef class Engine:
         """Whether the gradients of a batch's chains are fewer numbers than its activations.
 
         Both are written by one core and read by another; so are the latter's places when the
-        next batch overwrites them.
+        next batch overwrites them. A batch normalisation needs all rows, chain or not.
         """
         cdef Py_ssize_t parameters = 0
         cdef Py_ssize_t width = self.plan.layers[0].ld_in
@@ -581,7 +705,8 @@ cdef class Engine:
         for l in range(self.plan.n_layers):
             parameters += self.plan.layers[l].rows * padded(self.plan.layers[l].columns)
             width += 2 * self.plan.layers[l].ld_a
-        return 2 <= chains <= MOST_PARTIALS and chains * parameters < rows * width
+        return (2 <= chains <= MOST_PARTIALS and chains * parameters < rows * width
+                and not (self.plan.batch_statistics and self.plan.n_batch_norms > 0))
 
     cdef Py_ssize_t most_rows(self):
         """Rows whose activations and deltas stay in cache: 384 KB, beside the weights.
@@ -595,6 +720,10 @@ cdef class Engine:
             width += 2 * self.plan.layers[l].ld_a
         return max(<Py_ssize_t> 96, min(<Py_ssize_t> 256,
                                         393216 // (width * self.plan.item_size)))
+
+    cdef Py_ssize_t block_outputs(self):
+        """Outputs of the rows of the largest block."""
+        return self.plan.outputs * max(<Py_ssize_t> INFERENCE_ROWS, self.most_rows() + 5)
 
     cdef Py_ssize_t block_rows(self, int threads, Py_ssize_t rows):
         """Rows that a thread takes at once: its share, in equal parts of at most `most_rows`."""
@@ -612,16 +741,46 @@ cdef class Engine:
 
     cdef set_hyper(self, dict hyper):
         cdef optimizers.Hyper* h = &self.plan.hyper
+        cdef int i
         h.rule = hyper["rule"]
         h.learning_rate = hyper["learning_rate"]
         h.momentum = hyper.get("momentum", 0.0)
         h.nesterov = hyper.get("nesterov", False)
+        h.rate_inside = hyper.get("rate_inside", False)
         h.weight_decay = hyper.get("weight_decay", 0.0)
         h.beta_1 = hyper.get("beta_1", 0.0)
         h.beta_2 = hyper.get("beta_2", 0.0)
         h.epsilon = hyper.get("epsilon", 0.0)
         h.epsilon_inside = hyper.get("epsilon_inside", False)
         h.rho = hyper.get("rho", 0.0)
+        for i in range(GROUPS):
+            h.rate_factors[i] = 1
+        for group, factor in hyper.get("rate_factors", {}).items():
+            i = GROUP_CODES[group]
+            h.rate_factors[i] = factor
+
+    cdef set_objective(self, dict objective):
+        cdef Objective* o = &self.plan.objective
+        o.loss = objective["loss"]
+        o.focus = objective["focus"]
+        o.smoothing = objective["smoothing"]
+        o.label_sum = objective["label_sum"]
+        o.masked = objective["masked"]
+        o.l1 = objective["l1"]
+        o.l2 = objective["l2"]
+        o.clip_norm = objective["clip_norm"]
+        o.max_norm = objective["max_norm"]
+        o.average_rate = objective["average_rate"]
+        self.fill_pos_weight(objective["pos_weight"])
+
+    cdef fill_pos_weight(self, pos_weight):
+        cdef Py_ssize_t i
+        for i in range(self.block_outputs()):
+            value = 1.0 if pos_weight is None else pos_weight[i % self.plan.outputs]
+            if self.plan.item_size == 4:
+                (<float*> self.plan.pos_weight)[i] = value
+            else:
+                (<double*> self.plan.pos_weight)[i] = value
 
     @property
     def steps(self):
@@ -632,67 +791,98 @@ cdef class Engine:
     def steps(self, Py_ssize_t value):
         self.plan.steps = value
 
-    cdef void* part(self, const Layer* layer, int which):
-        if which == WEIGHTS:
-            return layer.w
-        if which == FIRST_STATE:
-            return layer.first
-        if which == SECOND_STATE:
-            return layer.second
-        return layer.gradient
+    @property
+    def averaged(self):
+        """Steps, or epochs, in the average so far."""
+        return self.plan.averaged
 
-    cdef Py_ssize_t flat_size(self):
-        cdef Py_ssize_t count = 0
-        cdef int l
-        for l in range(self.plan.n_layers):
-            count += (self.plan.layers[l].fan_in + 1) * self.plan.layers[l].fan_out
-        return count * self.plan.item_size
+    @averaged.setter
+    def averaged(self, Py_ssize_t value):
+        self.plan.averaged = value
 
-    cdef void copy(self, int which, char* p, bint to_flat):
-        """Copy a part to or from a flat array W1, b1, W2, b2, …. Holds the GIL."""
+    def average(self):
+        """Take the parameters into their average, the mean of all that were taken."""
+        cdef Plan* plan = &self.plan
         cdef const Layer* layer
         cdef int l
-        for l in range(self.plan.n_layers):
-            layer = &self.plan.layers[l]
-            if self.plan.item_size == 4:
-                copy_matrix(<float*> self.part(layer, which), layer, <float*> p, to_flat)
-            else:
-                copy_matrix(<double*> self.part(layer, which), layer, <double*> p, to_flat)
-            p += (layer.fan_in + 1) * layer.fan_out * self.plan.item_size
+        plan.averaged += 1
+        for l in range(plan.n_layers):
+            layer = &plan.layers[l]
+            self.average_values(&layer.matrix, layer.rows * padded(layer.columns))
+            if layer.norm != NO_NORM:
+                self.average_values(&layer.gains, 2 * layer.ld_a)
+        if plan.scaled:
+            self.average_values(&plan.factors, plan.layers[0].ld_in)
+
+    cdef void average_values(self, const Values* values, Py_ssize_t n):
+        cdef double rate = 1 / <double> self.plan.averaged
+        if self.plan.item_size == 4:
+            average_all(<float*> values.average, <float*> values.w, <float> rate, n)
+        else:
+            average_all(<double*> values.average, <double*> values.w, rate, n)
 
     def load(self, int which, flat):
-        """Copy a flat array W1, b1, W2, b2, … into a part: no mixture is seen."""
-        self.copy(which, <char*> address(flat, self.flat_size(), False), False)
-        if which == WEIGHTS and self.plan.item_size == 4:
-            transpose_all(&self.plan, <float*> NULL)
-        elif which == WEIGHTS:
-            transpose_all(&self.plan, <double*> NULL)
+        """Copy a part's flat array into the engine: no mixture is seen."""
+        cdef void* p = address(flat, flat_count(&self.plan, which) * self.plan.item_size, False)
+        if self.plan.item_size == 4:
+            copy_part(&self.plan, which, <float*> p, False)
+            self.follow(which, <float*> NULL)
+        else:
+            copy_part(&self.plan, which, <double*> p, False)
+            self.follow(which, <double*> NULL)
+
+    cdef void follow(self, int which, floating* unused):
+        """Renew what follows from a part that was loaded; ``unused`` gives the type."""
+        cdef Plan* plan = &self.plan
+        cdef const Layer* layer
+        cdef const floating* running
+        cdef Stripe whole
+        cdef Py_ssize_t j
+        cdef int l
+        if which == WEIGHTS:
+            if plan.scaled:
+                whole.layer = 0
+                whole.row = 0
+                whole.rows = plan.layers[0].rows
+                effective_rows(plan, &whole, unused)
+            transpose_all(plan, unused)
+        elif which == STATISTIC and not plan.batch_statistics:
+            for l in range(plan.n_layers):
+                layer = &plan.layers[l]
+                running = <floating*> layer.running
+                for j in range(layer.fan_out if layer.norm == BATCH_NORM else 0):
+                    (<floating*> layer.mean)[j] = running[j]
+                    (<floating*> layer.inverse)[j] = <floating> deviation_inverse(
+                        running[layer.ld_a + j])
 
     def store(self, int which, flat):
-        """Copy a part into a flat array W1, b1, W2, b2, …."""
-        self.copy(which, <char*> address(flat, self.flat_size(), True), True)
+        """Copy a part into its flat array."""
+        cdef void* p = address(flat, flat_count(&self.plan, which) * self.plan.item_size, True)
+        if self.plan.item_size == 4:
+            copy_part(&self.plan, which, <float*> p, True)
+        else:
+            copy_part(&self.plan, which, <double*> p, True)
 
-    def publish(self, list parts, optimizer, Py_ssize_t epoch):
-        """Store each (part, flat array), and the counters in ``optimizer``: all or nothing.
+    def publish(self, list parts, list counters):
+        """Store each (part, flat array), and set each (object, name, value): all or nothing.
 
         One native call, so no signal handler runs and no other thread looks in between.
         """
         for which, flat in parts:
             self.store(which, flat)
-        optimizer.step = self.plan.steps
-        optimizer.epoch = epoch
+        for holder, name, value in counters:
+            setattr(holder, name, value)
 
-    cdef void prepare_job(self, Job* job, Source x, Source y, Source weight, pos_weight,
-                          double smoothing):
-        cdef Py_ssize_t i
+    cdef void prepare_job(self, Job* job, Source x, Source y, Source weight, Source offset):
         memset(job, 0, sizeof(Job))
         job.plan = &self.plan
         job.owner = <void*> self
+        job.run = work_item
         job.poll = signal_pending
         job.bad_layer = NO_LAYER
         job.next_poll = bcn_nanoseconds() + POLL_NANOSECONDS
+        job.at = -1
         job.rows = x.layout.shape[0]
-        job.smoothing = smoothing
         job.x = x.layout
         if y is not None:
             job.has_targets = True
@@ -700,13 +890,9 @@ cdef class Engine:
         if weight is not None:
             job.has_sample_weight = True
             job.sample_weight = weight.layout
-        for i in range(self.plan.outputs * max(<Py_ssize_t> INFERENCE_ROWS,
-                                               self.most_rows() + 5)):
-            value = 1.0 if pos_weight is None else pos_weight[i % self.plan.outputs]
-            if self.plan.item_size == 4:
-                (<float*> self.plan.pos_weight)[i] = value
-            else:
-                (<double*> self.plan.pos_weight)[i] = value
+        if offset is not None:
+            job.has_offset = True
+            job.offset = offset.layout
 
     cdef raise_pending(self):
         if self.pending is not None:
@@ -714,41 +900,84 @@ cdef class Engine:
             self.pending = None
             raise error
 
-    def train(self, Source x not None, Source y not None, Source weight, order,
-              Py_ssize_t batch_size, Py_ssize_t first_batch, Py_ssize_t last_batch, pos_weight,
-              double smoothing, int stage, int threads):
-        """Batches first_batch to last_batch - 1 of an epoch over the rows in ``order``.
-
-        Returns (status, batch, weighted loss, weight, layer): the batch is the one that was
-        stopped, or the bad one. A signal's exception is left for ``take_pending``. The first
-        call starts the threads, and ``close`` ends them.
-        """
-        cdef Job job
-        cdef void* p
+    cdef run(self, Job* job, Py_ssize_t batch_size, Py_ssize_t first_batch,
+             Py_ssize_t last_batch, int stage, int threads):
+        """Run a job's batches. The first call starts the threads, and ``close`` ends them."""
         if threads < 1 or threads > self.plan.threads or batch_size > self.plan.capacity:
             raise ValueError("threads and batch_size must fit the engine")
-        self.prepare_job(&job, x, y, weight, pos_weight, smoothing)
-        if order is not None:
-            p = address(order, job.rows * order.itemsize, False)
-            if order.itemsize == 4:
-                job.order_32 = <int32_t*> p
-            else:
-                job.order_64 = <int64_t*> p
         job.batch_size = batch_size
         job.block_rows = self.block_rows(threads, batch_size)
         job.first_batch = first_batch
         job.last_batch = last_batch
         job.stage = <Stage> stage
         job.by_chains = (self.plan.layers[0].partial != NULL and batch_size > chain_rows(batch_size)
-                         and 1 < threads <= (batch_size - 1) // chain_rows(batch_size) + 1)
+                         and 1 < threads <= (batch_size - 1) // chain_rows(batch_size) + 1
+                         and stage != LOGITS_ONLY)
         with nogil:
             if not bcn_team_started(&self.plan.team):
                 bcn_team_start(&self.plan.team, threads, self.plan.members, work_item)
-            bcn_team_begin(&self.plan.team, &job)
-            train(&job)
+            bcn_team_begin(&self.plan.team, job)
+            train(job)
             bcn_team_end(&self.plan.team)
-        return (<int> job.status, job.batch, job.loss, job.weight,
+
+    def train(self, Source x not None, Source y not None, Source weight, Source offset, order,
+              rates, Py_ssize_t batch_size, Py_ssize_t first_batch, Py_ssize_t last_batch,
+              int stage, int threads, seed=None, uint32_t epoch=0, bint derivatives=False):
+        """Batches first_batch to last_batch - 1 of an epoch over the rows in ``order``.
+
+        ``rates`` holds a factor of the learning rate for each batch, float64, or is None.
+        ``seed`` and ``epoch`` decide what dropout drops; without a seed nothing is. With
+        ``derivatives`` y holds them, of the loss by the logits, in the place of targets.
+
+        Returns (status, batch, weighted loss, weight, penalty, layer): the batch is the one that
+        was stopped, or the bad one. A signal's exception is left for ``take_pending``.
+        """
+        cdef Job job
+        self.prepare_job(&job, x, y, weight, offset)
+        job.has_derivatives = derivatives
+        self.set_order(&job, order)
+        self.set_dropout(&job, seed, epoch)
+        if rates is not None:
+            job.rates = <double*> address(rates, last_batch * sizeof(double), False)
+        self.run(&job, batch_size, first_batch, last_batch, stage, threads)
+        return (<int> job.status, job.batch, job.loss, job.weight, job.penalty,
                 -1 if job.bad_layer == NO_LAYER else job.bad_layer)
+
+    cdef set_order(self, Job* job, order):
+        cdef void* p
+        if order is None:
+            return
+        p = address(order, job.rows * order.itemsize, False)
+        if order.itemsize == 4:
+            job.order_32 = <int32_t*> p
+        else:
+            job.order_64 = <int64_t*> p
+
+    cdef set_dropout(self, Job* job, seed, uint32_t epoch):
+        if seed is not None:
+            job.drops = True
+            job.seed = seed
+            job.epoch = epoch
+
+    def gradients(self, Source x not None, Source y not None, Source weight, Source offset,
+                  Py_ssize_t batch_size, out, int threads):
+        """The gradient of each batch into ``out``, (batches, parameters); a status as `train`."""
+        cdef Job job
+        cdef Py_ssize_t batches = (x.layout.shape[0] + batch_size - 1) // batch_size
+        self.prepare_job(&job, x, y, weight, offset)
+        job.gradients = address(
+            out, batches * flat_count(&self.plan, GRADIENT) * self.plan.item_size, True)
+        self.run(&job, batch_size, 0, batches, GRADIENT_ONLY, threads)
+        return <int> job.status
+
+    def logits(self, Source x not None, out, int threads, seed=None, uint32_t epoch=0):
+        """The logits of one batch as a step on it would compute them."""
+        cdef Job job
+        self.prepare_job(&job, x, None, None, None)
+        job.out = address(out, job.rows * self.plan.outputs * self.plan.item_size, True)
+        self.set_dropout(&job, seed, epoch)
+        self.run(&job, job.rows, 0, 1, LOGITS_ONLY, threads)
+        return <int> job.status
 
     def close(self):
         """End the threads; the next `train` starts them again."""
@@ -774,7 +1003,7 @@ cdef class Engine:
         self.raise_pending()
         return STATUSES[<int> job.stop]
 
-    def predict(self, Source x not None, out, bint probabilities, int threads):
+    def predict(self, Source x not None, Source offset, out, bint probabilities, int threads):
         """Logits, or probabilities, of every row into the C-contiguous ``out``.
 
         Returns "done", or "bad input" where a number of X is not finite.
@@ -782,18 +1011,18 @@ cdef class Engine:
         cdef Job job
         if x.layout.shape[0] == 0:
             return STATUSES[<int> DONE]
-        self.prepare_job(&job, x, None, None, None, 0)
+        self.prepare_job(&job, x, None, None, offset)
         job.out = address(out, job.rows * self.plan.outputs * self.plan.item_size, True)
         job.probabilities = probabilities
         return self.infer(&job, threads)
 
-    def evaluate(self, Source x not None, Source y not None, Source weight, pos_weight,
-                 double smoothing, int threads):
+    def evaluate(self, Source x not None, Source y not None, Source weight, Source offset,
+                 int threads):
         """(weighted loss, weight) over all rows."""
         cdef Job job
         cdef Py_ssize_t blocks = (x.layout.shape[0] + INFERENCE_ROWS - 1) // INFERENCE_ROWS
         cdef double loss, weights
-        self.prepare_job(&job, x, y, weight, pos_weight, smoothing)
+        self.prepare_job(&job, x, y, weight, offset)
         job.block_loss = <double*> calloc(2 * blocks + 1, sizeof(double))
         if job.block_loss == NULL:
             raise MemoryError(f"no memory for the losses of {blocks} blocks")

@@ -181,7 +181,7 @@ static inline void bcn_pause(void)
  * processor between items holds nobody up. A phase ends when its items are done, which makes it
  * a barrier for the data.
  *
- * `ticket` is (kind << 62 | last << 31 | first): the items first to last - 1 are not yet taken. An
+ * `ticket` is (kind << 60 | last << 30 | first): the items first to last - 1 are not yet taken. An
  * item is taken by a compare-and-swap of the whole word, so nobody can take an item of a phase that
  * has ended. Even threads take from the start and odd ones from the end: neighbours share data, and
  * a thread that stays among neighbours fetches less of it from another core.
@@ -231,11 +231,12 @@ typedef struct bcn_member {
 #define bcn_last_closing 1000000000
 #define bcn_lately 300000000       /* ns: what lies longer ago counts half */
 
-#define bcn_items ((uint64_t)0x7FFFFFFF)  /* the most items of a phase, and the mask for one end */
+#define bcn_end 30                           /* bits of an item's number */
+#define bcn_items ((1ull << bcn_end) - 1)  /* the most items of a phase, and the mask for one end */
 
 static inline int bcn_left(uint64_t ticket)
 {
-    return (ticket >> 31 & bcn_items) != (ticket & bcn_items);
+    return (ticket >> bcn_end & bcn_items) != (ticket & bcn_items);
 }
 
 /* Take an item: its number, and its kind in *kind; -1 if there is none. */
@@ -246,8 +247,8 @@ static inline int64_t bcn_take(bcn_team *team, int *kind, int from_start)
         uint64_t next = from_start ? ticket + 1 : ticket - (bcn_items + 1);
         if (__atomic_compare_exchange_n(&team->ticket, &ticket, next, 0, __ATOMIC_ACQ_REL,
                                         __ATOMIC_ACQUIRE)) {
-            *kind = (int)(ticket >> 62);
-            return from_start ? ticket & bcn_items : (ticket >> 31 & bcn_items) - 1;
+            *kind = (int)(ticket >> 2 * bcn_end);
+            return from_start ? ticket & bcn_items : (ticket >> bcn_end & bcn_items) - 1;
         }
     }
     return -1;
@@ -404,7 +405,7 @@ static inline void bcn_team_phase(bcn_team *team, int kind, int64_t count)
     }
     shared = !team->closed && count > 1;
     __atomic_store_n(&team->done, 0, __ATOMIC_RELAXED);
-    __atomic_store_n(&team->ticket, (uint64_t)kind << 62 | (uint64_t)count << 31,
+    __atomic_store_n(&team->ticket, (uint64_t)kind << 2 * bcn_end | (uint64_t)count << bcn_end,
                      __ATOMIC_SEQ_CST);
     if (shared) bcn_wake(team);
     while ((item = bcn_take(team, &kind, 1)) >= 0) {

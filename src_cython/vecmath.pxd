@@ -91,6 +91,14 @@ cdef inline floating residual(floating numerator, floating q, floating d) noexce
     )
 
 
+cdef inline floating two_sum(floating* tail, floating a, floating b) noexcept nogil:
+    """a + b, and what its rounding lost (Knuth); the tail is NaN where a or b is infinite."""
+    cdef floating s = a + b
+    cdef floating part = s - a
+    tail[0] = (a - (s - part)) + (b - part)
+    return s
+
+
 cdef inline floating exp_polynomial(floating r) noexcept nogil:
     """(exp(r) - 1 - r) / r^2 for |r| <= ln(2) / 2, to 2^-58 (float64), 2^-28 (float32)."""
     cdef floating q

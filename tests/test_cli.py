@@ -24,6 +24,9 @@ from bcenet.cli import main
 from bcenet.data import read_table
 
 ROWS = 400
+# Of the rows in the table of measures.
+NAMES = ["AUC", "average precision", "log-loss", "Brier score", "calibration error", "accuracy"]
+NAMES += ["balanced accuracy", "F1"]
 
 
 def make_rows(rows=ROWS, seed=0, yes="yes", no="no"):
@@ -105,7 +108,7 @@ def test_train_evaluate_predict(run, data, other, tmp_path):
     out = run("train", data, "--target", "answer", "--seed", 3)
     path = tmp_path / "data.bcenet"
     assert re.search(r"^80 held-out rows, \d\d\.\d % yes$", out, re.MULTILINE)
-    for name in ("AUC", "average precision", "log-loss", "Brier score", "accuracy"):
+    for name in NAMES:
         assert re.search(rf"^{name} +0\.\d{{4}} +0\.\d{{4}}$", out, re.MULTILINE)
     assert "320 training rows, 80 held out" in run.err
     assert "answer: yes is positive" in run.err
@@ -191,6 +194,32 @@ def test_training_options_reach_the_network(run, data, tmp_path):
     assert model.threshold == 0.4
     assert set(model.encoder.categorical_columns) == {"colour", "code"}
     assert model.encoder.numeric_columns == ()
+
+
+@pytest.mark.parametrize("name", ["f1", "balanced-accuracy", "accuracy"])
+def test_the_threshold_that_is_best_on_the_held_out_rows(run, data, other, tmp_path, name):
+    arguments = ["--validation-data", other, "--threshold", name, "--epochs", 3, "--json"]
+    out = json.loads(run("train", data, "--target", "answer", *arguments))
+    model = bcenet.load_model(tmp_path / "data.bcenet")
+    assert out["measures"]["threshold"] == model.threshold
+    assert f"threshold {model.threshold:g} has the best {name} on the held-out rows" in run.err
+    table = read_table(other)
+    y = table["answer"] == "yes"
+    probability = model.predict_proba(table)
+    metric = name.replace("-", "_")
+    score = getattr(metrics, f"{metric}_score")
+    best = max(score(y, probability >= p) for p in probability)
+    assert out["measures"][metric] == score(y, model.predict(table) == "yes") == best
+
+
+def test_a_measure_needs_held_out_rows_of_both_labels(refused, data, tmp_path):
+    arguments = ["train", data, "--target", "answer", "--threshold", "f1"]
+    wanted = "--threshold f1 needs held-out rows of both labels"
+    assert refused(*arguments, "--validation", 0) == f"{wanted}; got none"
+    lines = [line for line in make_rows(seed=1) if line[-1] != "yes"]
+    one = write_rows(tmp_path / "one.csv", lines)
+    assert refused(*arguments, "--validation-data", one) == f"{wanted}; got only rows of 'no'"
+    assert not (tmp_path / "data.bcenet").exists()
 
 
 def test_no_hidden_layer_and_no_held_out_rows(run, data):
@@ -289,7 +318,7 @@ def test_info(run, model, tmp_path):
 
 # What docs/command-line.md says of the keys.
 MEASURES = {"roc_auc", "average_precision", "log_loss", "brier_score", "accuracy"}
-MEASURES |= {"confusion_matrix"}
+MEASURES |= {"expected_calibration_error", "balanced_accuracy", "f1", "confusion_matrix"}
 ALL_MEASURES = MEASURES | {"rows", "positive_rate", "threshold", "base_rate"}
 KEYS = {
     "train": "command model target labels network parameters training seconds history measured_on "
@@ -442,6 +471,8 @@ def test_a_label_that_the_model_does_not_know(refused, model, tmp_path):
         ("train DATA --target answer --validation .2 --validation-data DATA", "not allowed with"),
         ("train DATA --target answer --seed -1", "--seed: must be an integer of at least 0"),
         ("train DATA --target answer --threads 0", "--threads: must be an integer of at least 1"),
+        ("train DATA --target answer --threshold f2", "1, f1, balanced-accuracy or accuracy; got"),
+        ("predict MODEL DATA --threshold f1", "must be a number from 0 to 1; got 'f1'"),
         ("train DATA --target answer --drop colr", "--drop: DATA has no column 'colr' (did you"),
         ("train DATA --target answer --drop answer", "--drop: DATA has no column 'answer'"),
         ("train DATA --target answer --numeric colour", "column 'colour', row 0 (from 0): must be"),

@@ -176,7 +176,13 @@ def rewritten(path, kind, *, tensors=None, **config):
     )
 
 
-NETWORK = {"layer_sizes": [3, 2, 1], "activations": ["relu"], "dtype": "float32"}
+NETWORK = {
+    "layer_sizes": [3, 2, 1],
+    "activations": ["relu"],
+    "normalization": [None],
+    "feature_scale": False,
+    "dtype": "float32",
+}
 PARAMETERS = np.zeros(11, dtype=np.float32)
 
 
@@ -208,6 +214,12 @@ def test_the_unchanged_parts_are_accepted(path):
         {"network": NETWORK | {"activations": []}},
         {"network": NETWORK | {"activations": [["relu"]]}},
         {"network": NETWORK | {"activations": None}},
+        {"network": NETWORK | {"normalization": ["bach"]}},
+        {"network": NETWORK | {"normalization": ["layer"]}},  # its gains are missing
+        {"network": NETWORK | {"normalization": [None, None]}},
+        {"network": NETWORK | {"normalization": None}},
+        {"network": NETWORK | {"feature_scale": 1}},
+        {"network": NETWORK | {"feature_scale": True}},  # its factors are missing
         {"network": NETWORK | {"dtype": "float16"}},
         {"network": NETWORK | {"dtype": "float64"}},
         {"network": NETWORK | {"dtype": None}},
@@ -220,6 +232,7 @@ def test_the_unchanged_parts_are_accepted(path):
         {"tensors": {"network.parameters": PARAMETERS + np.float32(np.nan)}},
         {"tensors": {"network.parameters": PARAMETERS + np.float32(np.inf)}},
         {"tensors": {"more": PARAMETERS}},
+        {"tensors": {"network.statistics": PARAMETERS[:4]}},
     ],
 )
 def test_m1_wrong_networks(path, changes):

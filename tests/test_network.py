@@ -283,14 +283,24 @@ def test_copies_are_equal_and_independent(copied, dtype):
 
 
 def test_config_round_trip():
-    net = make_network((7, 6, 5, 2), ["gelu", "tanh"], "float64")
+    net = bcenet.Network(
+        [7, 6, 5, 2],
+        ["gelu", "tanh"],
+        normalization=["batch", None],
+        feature_scale=True,
+        dtype="float64",
+    )
     assert net.config() == {
         "layer_sizes": [7, 6, 5, 2],
         "activations": ["gelu", "tanh"],
+        "normalization": ["batch", None],
+        "feature_scale": True,
         "dtype": "float64",
     }
-    other = bcenet.Network.from_config(net.config(), net.parameters)
+    net.statistics[:] = np.arange(12)
+    other = bcenet.Network.from_config(net.config(), net.parameters, net.statistics)
     assert np.array_equal(other.parameters, net.parameters)
+    assert np.array_equal(other.statistics, net.statistics)
     assert other.config() == net.config()
 
 
@@ -307,6 +317,9 @@ BAD_CONFIGS = {
     "an unknown dtype": {"dtype": "int8"},
     "a list as dtype": {"dtype": ["float64"]},
     "a surplus key": {"surplus": 1},
+    "an unknown normalization": {"normalization": ["batch", "nonsense"]},
+    "a normalization less": {"normalization": ["batch"]},
+    "a number as feature_scale": {"feature_scale": 1},
 }
 
 
@@ -326,6 +339,8 @@ def test_from_config_needs_every_key_and_flat_parameters():
     for parameters in (net.parameters[:-1], net.parameters.reshape(1, -1)):
         with pytest.raises(ValueError, match="parameters"):
             bcenet.Network.from_config(net.config(), parameters)
+    with pytest.raises(ValueError, match="statistics"):
+        bcenet.Network.from_config(net.config(), net.parameters, np.zeros(4))
 
 
 # -------------------------------------------------------------------------------- threads

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from bcenet import checks
@@ -36,6 +36,16 @@ def number(what: str, minimum: float, maximum: float, **bounds: bool) -> Callabl
 
 
 probability = number("a number from 0 to 1", 0.0, 1.0)
+
+
+def probability_or(names: Sequence[str]) -> Callable[[str], float | str]:
+    """A type for argparse: a probability, or one of the names as it stands."""
+    convert = number(f"a number from 0 to 1, {_listed(names)}", 0.0, 1.0)
+    return lambda text: text if text in names else convert(text)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:-1]) + f" or {names[-1]}"
 
 
 def choice(*known: str) -> Callable[[str], str]:
@@ -86,13 +96,16 @@ def add_data(parser: argparse.ArgumentParser, remark: str) -> None:
     )
 
 
-def add_threshold(parser: Any, default: str) -> None:
-    """--threshold, with what it is where it isn't given."""
+def add_threshold(parser: Any, default: str, measures: Sequence[str] = ()) -> None:
+    """--threshold, with what it is where it isn't given, and the measures that can choose it."""
+    help_text = "smallest probability that is called positive"
+    if measures:
+        help_text += f", or the measure that it makes best on held-out rows: {_listed(measures)}"
     parser.add_argument(
         "--threshold",
-        type=probability,
-        metavar="P",
-        help=f"smallest probability that is called positive (default: {default})",
+        type=probability_or(measures) if measures else probability,
+        metavar="P|NAME" if measures else "P",
+        help=f"{help_text} (default: {default})",
     )
 
 

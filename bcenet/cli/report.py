@@ -17,7 +17,10 @@ _MEASURES = {
     "average_precision": "average precision",
     "log_loss": "log-loss",
     "brier_score": "Brier score",
+    "expected_calibration_error": "calibration error",
     "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "f1": "F1",
 }
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bcenet.tabular import TabularEncoder
 
 _ADAMW_DECAY = 0.3
+_MEASURES = ("f1", "balanced-accuracy", "accuracy")  # that --threshold can name
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -129,7 +130,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         help="of the first weights, the held-out rows and the shuffling (default: 0)",
     )
     arguments.add_threads(training)
-    arguments.add_threshold(training, "0.5")
+    arguments.add_threshold(training, "0.5", _MEASURES)
 
     columns = parser.add_argument_group("columns")
     for option, remark in [
@@ -149,12 +150,14 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 def run(options: argparse.Namespace) -> None:
     """Train as the options say."""
     import bcenet
+    from bcenet.callbacks import BestWeights, EarlyStopping
     from bcenet.cli import report, signals
     from bcenet.model import Model
 
     path = _model_path(options)
     optimizer = _optimizer(options)
     data = _read(options)
+    _check_threshold(options, data)
     network = bcenet.Network(
         [data.encoder.n_features_out, *options.hidden, 1],
         options.activation[0] if len(options.activation) == 1 else options.activation,
@@ -166,7 +169,8 @@ def run(options: argparse.Namespace) -> None:
     batch_size = options.batch_size or min(max(rows // 40, 32), 200)
     if not options.quiet:
         _describe(options.target, data, network)
-    best = _BestWeights(options.patience)
+    best = BestWeights()
+    choosing = [best, EarlyStopping(patience=options.patience)] if validation else []
     begun = time.monotonic()
     with _progress(options.quiet) as show:
         history = bcenet.fit(
@@ -177,17 +181,17 @@ def run(options: argparse.Namespace) -> None:
             batch_size=batch_size,
             epochs=options.epochs or (200 if validation else 20),
             validation_data=validation,
-            callbacks=[best, show],
+            callbacks=[*choosing, show],
             n_threads=options.threads,
             random_state=options.seed,
         )
     seconds = time.monotonic() - begun
-    network.parameters[:] = best.parameters
+    best_epoch = best.best_epoch or len(history.loss)
     model = Model(
         data.encoder,
         network,
         data.labels,
-        threshold=0.5 if options.threshold is None else options.threshold,
+        threshold=_threshold(options, network, data),
         target=options.target,
         training={
             "data": os.path.basename(options.data),
@@ -197,14 +201,14 @@ def run(options: argparse.Namespace) -> None:
             **optimizer.hyper(),
             "batch_size": batch_size,
             "epochs": len(history.loss),
-            "best_epoch": best.epoch,
+            "best_epoch": best_epoch,
             "seed": options.seed,
         },
     )
     signals.check()
     model.save(path)
     if not options.quiet:
-        _log(f"trained {len(history.loss)} epochs in {seconds:.1f} s; kept epoch {best.epoch}")
+        _log(f"trained {len(history.loss)} epochs in {seconds:.1f} s; kept epoch {best_epoch}")
         _log(f"wrote {path}")
 
     measured_on = "held-out rows" if validation else "training rows"
@@ -301,6 +305,34 @@ def _optimizer(options: argparse.Namespace) -> Optimizer:
     return BY_NAME[options.optimizer](**given)
 
 
+def _check_threshold(options: argparse.Namespace, data: _Data) -> None:
+    """An error now rather than after the training if no rows can choose the threshold."""
+    if options.threshold not in _MEASURES:
+        return
+    import numpy as np
+
+    held_out = [data.labels[int(target)] for target in np.unique(data.y_held_out)]
+    if len(held_out) < 2:
+        got = f"only rows of {held_out[0]!r}" if held_out else "none"
+        raise ValueError(
+            f"--threshold {options.threshold} needs held-out rows of both labels; got {got}"
+        )
+
+
+def _threshold(options: argparse.Namespace, network: Network, data: _Data) -> float:
+    """The number given, or the one that is best for the measure on the held-out rows."""
+    if options.threshold not in _MEASURES:
+        return 0.5 if options.threshold is None else options.threshold
+    from bcenet.calibration import choose_threshold
+
+    metric = options.threshold.replace("-", "_")
+    probability = network.predict_proba(data.X_held_out, options.threads)
+    threshold = choose_threshold(data.y_held_out, probability, metric=metric)
+    if not options.quiet:
+        _log(f"threshold {threshold:g} has the best {options.threshold} on the held-out rows")
+    return threshold
+
+
 def _inputs(
     table: dict[str, np.ndarray], options: argparse.Namespace, source: str
 ) -> dict[str, np.ndarray]:
@@ -357,27 +389,6 @@ def _held_out(y: np.ndarray, options: argparse.Namespace) -> np.ndarray:
         count = min(max(round(options.validation * len(rows)), 1), len(rows) - 1)
         held_out[rows[:count]] = True
     return held_out
-
-
-class _BestWeights:
-    """Callback: keeps the parameters of the best epoch, and stops when it lies far back.
-
-    Best is the smallest validation loss; without validation data it is the last epoch.
-    """
-
-    def __init__(self, patience: int) -> None:
-        self._patience = patience
-        self._loss = math.inf
-        self.epoch = 0
-        self.parameters: np.ndarray | None = None
-
-    def on_epoch_end(self, state: State) -> bool:
-        loss = state.validation_loss
-        if loss is None or loss < self._loss:
-            self._loss = math.inf if loss is None else loss
-            self.epoch = state.epoch
-            self.parameters = state.network.parameters.copy()
-        return state.epoch - self.epoch >= self._patience
 
 
 @contextmanager

@@ -1,0 +1,79 @@
+"""The rows that a fit or an evaluation works on, checked once before anything native runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bcenet import kernels, losses
+from bcenet.records import Record
+
+if TYPE_CHECKING:
+    from bcenet.network import Network
+
+Sources = tuple[Any, Any, Any, Any]  # X, y, weight, offset as the kernels read them
+
+
+class Rows(Record):
+    """X (n, inputs), y (n,) or (n, k), weight like y or (n,) or None, offset like y or None."""
+
+    X: np.ndarray
+    y: np.ndarray
+    weight: np.ndarray | None
+    offset: np.ndarray | None
+
+    @property
+    def n(self) -> int:
+        return self.X.shape[0]
+
+    def part(self, chosen: Any) -> Rows:
+        """Some of the rows: a slice or positions."""
+        return Rows(*(None if array is None else array[chosen] for array in self._arrays()))
+
+    def sources(self) -> Sources:
+        x, y, weight, offset = self._arrays()
+        return (
+            kernels.source(x),
+            kernels.source(y),
+            kernels.optional_source(weight),
+            kernels.optional_source(offset),
+        )
+
+    def _arrays(self) -> tuple[Any, Any, Any, Any]:
+        return self.X, self.y, self.weight, self.offset
+
+
+def check(
+    network: Network,
+    X: Any,
+    y: Any,
+    sample_weight: Any = None,
+    offset: Any = None,
+    *,
+    missing: bool = False,
+    prefix: str = "",
+) -> Rows:
+    """Rows for a network; errors call the arguments by ``prefix`` and their names.
+
+    With ``missing`` NaN targets are welcome. Raises: ValueError or TypeError.
+    """
+    array = network.check_rows(X, f"{prefix}X")
+    count = array.shape[0]
+    if count == 0:
+        raise ValueError(f"{prefix}X must have at least one row; got 0")
+    targets = network.check_targets(y, count, f"{prefix}y", missing=missing)
+    weight = check_weight(sample_weight, targets, network.dtype, f"{prefix}sample_weight")
+    return Rows(array, targets, weight, network.check_offset(offset, count, f"{prefix}offset"))
+
+
+def check_weight(
+    sample_weight: Any, targets: np.ndarray, dtype: np.dtype, name: str = "sample_weight"
+) -> np.ndarray | None:
+    """Weights of shape (n,) or the targets' shape, finite, not negative, not all 0; or None."""
+    if sample_weight is None:
+        return None
+    weight = losses.check_sample_weight(sample_weight, targets.shape)
+    if losses.sum_weights(weight, dtype, name) == 0:
+        raise ValueError(f"{name} must not be 0 everywhere")
+    return weight

@@ -1,0 +1,385 @@
+# The rows phase: blocks of the batch's rows, through all layers forward, the loss, and back.
+
+cdef void forward_product(floating* c, Py_ssize_t ldc, const floating* a, Py_ssize_t lda,
+                          const floating* b, Py_ssize_t ldb, Py_ssize_t panel_size,
+                          Py_ssize_t rows, Py_ssize_t depth, Py_ssize_t columns,
+                          Finish finish, const floating* gate) noexcept nogil:
+    """Rows of a times B. Its own function, so that the tiles are compiled once."""
+    product(c, ldc, a, lda, 1, b, ldb, panel_size, rows, depth, columns, finish, gate)
+
+
+cdef void gather(const Job* job, floating* x, Py_ssize_t buffer_row, Py_ssize_t position,
+                 Py_ssize_t rows) noexcept nogil:
+    """Rows of X, converted, into the input of the first layer; a 1 follows each."""
+    cdef const Layer* layer = &job.plan.layers[0]
+    cdef bint plain = is_plain(&job.x, x)
+    cdef bint shuffled = job.order_32 != NULL or job.order_64 != NULL
+    cdef Py_ssize_t i, row
+    x += buffer_row * layer.ld_in
+    for i in range(rows):
+        # Also of the block to come; where rows lie in order, the hardware does it.
+        if shuffled and position + i + PREFETCH < job.rows:
+            prefetch_row(&job.x, source_row(job, position + i + PREFETCH))
+        row = source_row(job, position + i)
+        if plain:
+            copy_run(x, <const floating*> (job.x.data + row * job.x.strides[0]), layer.fan_in)
+        else:
+            read_row(x, &job.x, row)
+        x[layer.fan_in] = 1
+        x += layer.ld_in
+
+
+cdef void multiply_layer(const Layer* layer, const floating* before, floating* a,
+                         Py_ssize_t rows) noexcept nogil:
+    """z = [a, 1] [W; b] for rows of the activations before; relu where it is gated."""
+    cdef Py_ssize_t width, j
+    if layer.narrow:
+        width = padded(layer.fan_in + 1)
+        for j in range(layer.fan_out):
+            dots(a + j, layer.ld_a, before, layer.ld_in, <floating*> layer.w + j * width, width,
+                 rows)
+    else:
+        forward_product(a, layer.ld_a, before, layer.ld_in, <floating*> layer.w, 0,
+                        layer.panel * layer.rows, rows, layer.fan_in + 1, padded(layer.fan_out),
+                        RELU if layer.gated else STORE, a)
+
+
+cdef void activate_layer(const Job* job, int l, floating* a, Py_ssize_t row,
+                         Py_ssize_t position, Py_ssize_t rows) noexcept nogil:
+    """From z in ``a``, rows of the buffers from ``row`` on: the normalisation, g, dropout."""
+    cdef const Layer* layer = &job.plan.layers[l]
+    cdef floating* slope = <floating*> layer.dz + row * layer.ld_a
+    cdef floating* normed = NULL
+    cdef const floating* gain = <floating*> layer.gains.w
+    cdef Py_ssize_t i
+    if layer.norm != NO_NORM:
+        normed = <floating*> layer.normed + row * layer.ld_a
+    for i in range(rows):
+        if layer.norm == LAYER_NORM:
+            (<floating*> layer.inverse)[row + i] = normalize_row(a, normed, gain,
+                                                                 gain + layer.ld_a, layer.fan_out)
+        elif layer.norm == BATCH_NORM:
+            standardize_row(a, normed, <const floating*> layer.mean,
+                            <const floating*> layer.inverse, gain, gain + layer.ld_a,
+                            layer.fan_out)
+        if layer.narrow or not layer.gated:
+            activate(a, slope, layer.activation, padded(layer.fan_out))
+        if job.drops and layer.drop_rate > 0:
+            drop_row(a, slope, layer.drop_rate, <floating> layer.keep_scale, job.seed, job.epoch,
+                     <uint64_t> source_row(job, position + i), <uint32_t> l, layer.fan_out)
+        a[layer.fan_out] = 1  # the next layer's intercepts meet a 1
+        a += layer.ld_a
+        slope += layer.ld_a
+        if layer.norm != NO_NORM:
+            normed += layer.ld_a
+
+
+cdef int forward(const Job* job, floating* scratch, Py_ssize_t row, Py_ssize_t position,
+                 Py_ssize_t rows, int at) noexcept nogil:
+    """z_l = [a, 1] [W; b], a_l = g_l(z_l) for rows of the buffers; the last layer stays logits.
+
+    Goes on behind layer ``at``, whose z is there; -1: from X. Returns the layer whose batch
+    normalisation must know all rows' z before it goes on, or the number of layers.
+    """
+    cdef const Plan* plan = job.plan
+    cdef const Layer* layer
+    cdef floating* a
+    cdef int l
+    for l in range(max(at, 0), plan.n_layers):
+        layer = &plan.layers[l]
+        a = <floating*> layer.a + row * layer.ld_a
+        if l != at:
+            multiply_layer(layer, <floating*> layer.input + row * layer.ld_in, a, rows)
+            if layer.norm == BATCH_NORM and plan.batch_statistics:
+                return l
+        if l + 1 < plan.n_layers:
+            activate_layer(job, l, a, row, position, rows)
+    return plan.n_layers
+
+
+cdef void read_targets(const Job* job, floating* t, Py_ssize_t position,
+                       Py_ssize_t rows) noexcept nogil:
+    """The targets of rows, (rows, outputs)."""
+    cdef Py_ssize_t k = job.plan.outputs
+    cdef Py_ssize_t i
+    if k == 1 and is_plain(&job.y, t):
+        for i in range(rows):
+            t[i] = (<const floating*> (job.y.data + source_row(job, position + i)
+                                       * job.y.strides[0]))[0]
+        return
+    for i in range(rows):
+        read_row(t + i * k, &job.y, source_row(job, position + i))
+
+
+cdef void read_weights(const Job* job, floating* weight, Py_ssize_t position,
+                       Py_ssize_t rows) noexcept nogil:
+    """The sample weights of rows, (rows, outputs): one a row serves all its outputs."""
+    cdef Py_ssize_t k = job.plan.outputs
+    cdef Py_ssize_t i, j
+    for i in range(rows):
+        if not job.has_sample_weight:
+            weight[i * k] = 1
+        else:
+            read_row(weight + i * k, &job.sample_weight, source_row(job, position + i))
+        if not job.has_sample_weight or job.sample_weight.dimensions == 1:
+            for j in range(1, k):
+                weight[i * k + j] = weight[i * k]
+
+
+cdef inline void mask(floating* t, floating* weight, Py_ssize_t n) noexcept nogil:
+    """Targets that are missing, NaN, weigh nothing."""
+    cdef Py_ssize_t i
+    for i in range(n):
+        weight[i] = weight[i] if t[i] == t[i] else 0
+        t[i] = t[i] if t[i] == t[i] else 0
+
+
+cdef void add_offset(const Job* job, floating* z, floating* offset, Py_ssize_t position,
+                     Py_ssize_t rows) noexcept nogil:
+    """Add each row's base logits; ``offset`` has room for one row."""
+    cdef Py_ssize_t k = job.plan.outputs
+    cdef Py_ssize_t i, j
+    for i in range(rows):
+        read_row(offset, &job.offset, source_row(job, position + i))
+        for j in range(k):
+            z[i * k + j] += offset[j]
+
+
+cdef inline bint is_weighted(const Job* job) noexcept nogil:
+    return job.has_sample_weight or job.plan.objective.masked
+
+
+cdef void loss_rows(const Job* job, floating* scratch, Py_ssize_t row,
+                    Py_ssize_t position, Py_ssize_t rows) noexcept nogil:
+    """Weighted losses of rows to row_loss, and w dl/dz to the last layer's dz.
+
+    A batch's mean is taken by the parameters phase, which divides by the sum of the weights.
+    """
+    cdef const Plan* plan = job.plan
+    cdef const Layer* last = &plan.layers[plan.n_layers - 1]
+    cdef Py_ssize_t k = plan.outputs
+    cdef Py_ssize_t n = rows * k
+    cdef Py_ssize_t i, j
+    cdef floating* t = scratch
+    cdef floating* loss = t + n
+    cdef floating* weight = loss + n
+    cdef floating* z = <floating*> last.a + row * last.ld_a
+    cdef floating* dz = <floating*> last.dz + row * last.ld_a
+    if last.ld_a != k:  # compact copies: the loss runs over contiguous numbers
+        z = weight + n
+        dz = z + n
+        for i in range(rows):
+            for j in range(k):
+                z[i * k + j] = (<floating*> last.a)[(row + i) * last.ld_a + j]
+    read_targets(job, t, position, rows)
+    if job.has_derivatives:
+        for i in range(n):
+            dz[i] = t[i]
+            loss[i] = 0
+    else:
+        if job.has_offset:
+            add_offset(job, z, weight, position, rows)
+        if is_weighted(job):
+            read_weights(job, weight, position, rows)
+        if plan.objective.masked:
+            mask(t, weight, n)
+        if plan.objective.smoothing != 0:
+            smooth_block(t, plan.objective.smoothing, n)
+        loss_block(loss, dz, z, t, <const floating*> plan.pos_weight, plan.objective.loss,
+                   plan.objective.focus, n)
+        if is_weighted(job):
+            for i in range(n):
+                loss[i] = 0 if weight[i] == 0 else weight[i] * loss[i]
+                dz[i] = weight[i] * dz[i]
+            for i in range(rows):
+                plan.row_weight[row + i] = sum_block(weight + i * k, k)
+    for i in range(rows):
+        plan.row_loss[row + i] = loss[i] if k == 1 else sum_block(loss + i * k, k)
+    if last.ld_a != k:
+        for i in range(rows):
+            for j in range(k):
+                (<floating*> last.dz)[(row + i) * last.ld_a + j] = dz[i * k + j]
+
+
+cdef double weight_of(const Job* job, Py_ssize_t row, Py_ssize_t rows) noexcept nogil:
+    """The sum of the weights of rows of the buffers, after their loss."""
+    if is_weighted(job):
+        return sum_block(<const double*> &job.plan.row_weight[row], rows)
+    return <double> (rows * job.plan.outputs)
+
+
+cdef void normalize_back(const Plan* plan, const Layer* layer, floating* dz, Py_ssize_t row,
+                         Py_ssize_t rows) noexcept nogil:
+    """dz before a normalisation from dy behind it."""
+    cdef const floating* dy = <floating*> layer.dy + row * layer.ld_a
+    cdef const floating* normed = <floating*> layer.normed + row * layer.ld_a
+    cdef const floating* gain = <floating*> layer.gains.w
+    cdef const floating* slopes = <floating*> layer.slopes
+    cdef Py_ssize_t i
+    for i in range(rows):
+        if layer.norm == LAYER_NORM:
+            normalize_row_back(dz, dy, normed, gain, (<floating*> layer.inverse)[row + i],
+                               layer.fan_out)
+        else:
+            standardize_row_back(dz, dy, normed, <const floating*> layer.inverse, gain, slopes,
+                                 slopes + layer.ld_a, layer.fan_out)
+        dz += layer.ld_a
+        dy += layer.ld_a
+        normed += layer.ld_a
+
+
+cdef void multiply_back(const Layer* layer, const Layer* before, const floating* dz,
+                        floating* dz_before, const floating* gate,
+                        Py_ssize_t rows) noexcept nogil:
+    """da_{l-1} = dz_l W_l^T, times the slope that lies in ``dz_before`` or follows from a."""
+    cdef Finish finish = GATE if before.gated else MULTIPLY
+    cdef Py_ssize_t i
+    if layer.narrow:
+        forward_product(dz_before, before.ld_a, dz, layer.ld_a, <floating*> layer.w,
+                        padded(layer.columns), 0, rows, layer.fan_out, padded(layer.fan_in),
+                        finish, gate)
+        if layer.fan_in % UNIT != 0:  # the intercepts lie in the padding: no delta
+            for i in range(rows):
+                dz_before[i * before.ld_a + layer.fan_in] = 0
+    else:
+        forward_product(dz_before, before.ld_a, dz, layer.ld_a, <floating*> layer.wt, 0,
+                        panel_columns(dz) * padded(layer.fan_out), rows, layer.fan_out,
+                        padded(layer.fan_in), finish, gate)
+
+
+cdef void backward(const Plan* plan, floating* scratch, Py_ssize_t row, Py_ssize_t rows,
+                   int at) noexcept nogil:
+    """da_{l-1} = dz_l W_l^T, dz_{l-1} = da_{l-1} * g'(z_{l-1}).
+
+    From layer ``at`` down, whose dz is there (dy if it is batch-normalised), to the next batch
+    normalisation that must know all rows' dy, or to the first layer. The slope lies in
+    dz_{l-1}, but that of relu: it is 1 where a_{l-1} is positive, else 0.
+    """
+    cdef const Layer* layer
+    cdef const Layer* before
+    cdef floating* dz
+    cdef floating* dz_before
+    cdef int l
+    for l in range(at, -1, -1):
+        layer = &plan.layers[l]
+        dz = <floating*> layer.dz + row * layer.ld_a
+        if layer.norm != NO_NORM and l + 1 < plan.n_layers:
+            if layer.norm == BATCH_NORM and plan.batch_statistics and l != at:
+                return
+            normalize_back(plan, layer, dz, row, rows)
+        if l == 0:
+            return
+        before = &plan.layers[l - 1]
+        dz_before = <floating*> before.dz + row * before.ld_a
+        multiply_back(layer, before, dz, dz_before, <floating*> before.a + row * before.ld_a,
+                      rows)
+        if before.norm != NO_NORM:
+            copy_values(<floating*> before.dy + row * before.ld_a, <const floating*> dz_before,
+                        rows * before.ld_a)
+
+
+cdef void statistics_item(Job* job, floating* scratch, int64_t index) noexcept nogil:
+    """Mean and variance of a line of columns of z over the batch."""
+    cdef const Layer* layer = &job.plan.layers[job.at]
+    cdef const floating* z = <floating*> layer.a + index * LINE
+    cdef double sums[LINE]
+    cdef double away
+    cdef floating* mean = <floating*> layer.mean + index * LINE
+    cdef floating* inverse = <floating*> layer.inverse + index * LINE
+    cdef Py_ssize_t n = job.batch_rows
+    cdef Py_ssize_t i, j
+    for j in range(LINE):
+        sums[j] = 0
+    for i in range(n):
+        for j in range(LINE):
+            sums[j] += <double> z[i * layer.ld_a + j]
+    for j in range(LINE):
+        mean[j] = <floating> (sums[j] / n)
+        sums[j] = 0
+    for i in range(n):
+        for j in range(LINE):
+            away = <double> z[i * layer.ld_a + j] - <double> mean[j]
+            sums[j] += away * away
+    for j in range(LINE):
+        layer.variance[index * LINE + j] = sums[j] / n
+        inverse[j] = <floating> deviation_inverse(sums[j] / n)
+
+
+cdef void norm_sums(const Layer* layer, double* sums, floating* unused, Py_ssize_t column,
+                    Py_ssize_t rows) noexcept nogil:
+    """Sums over rows of dy normed, and of dy, for a line of columns: (2, LINE)."""
+    cdef const floating* dy = <floating*> layer.dy + column
+    cdef const floating* normed = <floating*> layer.normed + column
+    cdef Py_ssize_t i, j
+    for j in range(2 * LINE):
+        sums[j] = 0
+    for i in range(rows):
+        for j in range(LINE):
+            sums[j] += (<double> dy[i * layer.ld_a + j]) * <double> normed[i * layer.ld_a + j]
+            sums[LINE + j] += <double> dy[i * layer.ld_a + j]
+
+
+cdef void reductions_item(Job* job, floating* scratch, int64_t index) noexcept nogil:
+    """What the backward pass of a batch normalisation needs of all rows, for a line of columns."""
+    cdef const Layer* layer = &job.plan.layers[job.at]
+    cdef floating* slopes = <floating*> layer.slopes + index * LINE
+    cdef double sums[2 * LINE]
+    cdef Py_ssize_t j
+    norm_sums(layer, sums, scratch, index * LINE, job.batch_rows)
+    for j in range(LINE):
+        layer.sums[index * LINE + j] = sums[j]
+        layer.sums[layer.ld_a + index * LINE + j] = sums[LINE + j]
+        slopes[j] = <floating> (sums[LINE + j] / job.batch_rows)
+        slopes[layer.ld_a + j] = <floating> (sums[j] / job.batch_rows)
+
+
+cdef void store_logits(const Job* job, floating* out, Py_ssize_t row, Py_ssize_t position,
+                       Py_ssize_t rows) noexcept nogil:
+    """The logits of rows, or their probabilities, to ``out`` from row ``position`` on.
+
+    With offsets the row of ``out`` itself is where they are read to: it is written after them.
+    """
+    cdef const Plan* plan = job.plan
+    cdef const Layer* last = &plan.layers[plan.n_layers - 1]
+    cdef const floating* logits = <floating*> last.a + row * last.ld_a
+    cdef Py_ssize_t k = plan.outputs
+    cdef Py_ssize_t i, j
+    out += position * k
+    for i in range(rows):
+        if job.has_offset:
+            read_row(out + i * k, &job.offset, source_row(job, position + i))
+            for j in range(k):
+                out[i * k + j] += logits[i * last.ld_a + j]
+        else:
+            for j in range(k):
+                out[i * k + j] = logits[i * last.ld_a + j]
+    if job.probabilities:
+        for i in range(rows * k):
+            out[i] = sigmoid(out[i])
+
+
+cdef void through_layers(Job* job, floating* scratch, Py_ssize_t row,
+                         Py_ssize_t count) noexcept nogil:
+    """Rows of the batch through all layers and back, or as far as they go alone."""
+    cdef const Plan* plan = job.plan
+    cdef Py_ssize_t position = job.batch * job.batch_size + row
+    if job.backwards:
+        backward(plan, scratch, row, count, job.at)
+        return
+    if job.at < 0:
+        gather(job, <floating*> plan.layers[0].input, row, position, count)
+    if forward(job, scratch, row, position, count, job.at) < plan.n_layers:
+        return
+    if job.stage == LOGITS_ONLY:
+        store_logits(job, <floating*> job.out, row, position, count)
+        return
+    loss_rows(job, scratch, row, position, count)
+    if not all_finite(&plan.row_loss[row], count):
+        bcn_store(&job.stop, BAD_LOSS)
+    backward(plan, scratch, row, count, plan.n_layers - 1)
+
+
+cdef void rows_item(Job* job, floating* scratch, int64_t block) noexcept nogil:
+    """One block of the batch's rows."""
+    cdef Py_ssize_t row = block * job.block_rows
+    through_layers(job, scratch, row, min(job.block_rows, job.batch_rows - row))

@@ -208,8 +208,9 @@ class Trainer:
             derivatives=derivatives,
         )
         if passed.status == "bad parameters":
+            error = self._non_finite("the step overflowed the parameters or the optimizer's state")
             self._load(engine)
-            raise self._non_finite("the step overflowed the parameters or the optimizer's state")
+            raise error
         self._steps = engine.steps
         self._behind = True
         self._raise_pending(engine)

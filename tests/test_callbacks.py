@@ -7,7 +7,6 @@ import math
 import os
 import pathlib
 import pickle
-import re
 import subprocess
 import sys
 
@@ -514,22 +513,3 @@ def test_bad_arguments(case):
 def test_a_class_instead_of_an_object(given):
     with pytest.raises(TypeError, match=r"callbacks.*EarlyStopping\(\.\.\.\).*class"):
         callbacks.Callbacks(given)
-
-
-PAGE = pathlib.Path(__file__).parent.parent / "docs" / "training.md"
-
-
-@pytest.mark.skipif(not PAGE.exists(), reason="the sources are not here")
-def test_the_code_of_the_page_runs(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    section = (
-        PAGE.read_text(encoding="utf-8").partition("\n## Callbacks\n")[2].partition("\n## ")[0]
-    )
-    [code] = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
-    names = {}
-    exec(compile(code, "training.md", "exec"), names)
-    best, net = names["best"], names["net"]
-    assert capsys.readouterr().out == f"epoch {best.best_epoch}: AUC {best.best:.3f}\n"
-    logits = net.decision_function(names["X_held_out"])
-    assert roc_auc_score(names["y_held_out"], logits) == pytest.approx(best.best, abs=1e-12)
-    assert len(read_csv("log.csv")) == best.best_epoch + 15

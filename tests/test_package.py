@@ -1,4 +1,4 @@
-"""The package as it is installed: what it imports, links and says of itself; and the README."""
+"""The package as it is installed: what it imports, links and says of itself."""
 
 import importlib.metadata
 import os
@@ -118,19 +118,3 @@ def test_native_modules_are_stripped_and_need_no_openmp(path):
 def test_native_modules_are_small():
     assert len(NATIVE) == 1 + len(bcenet._dispatch.available())
     assert sum(path.stat().st_size for path in NATIVE) < 5_000_000
-
-
-@pytest.mark.skipif(not (ROOT / "README.md").exists(), reason="the sources are not here")
-def test_readme_code_runs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) == 3
-    names = {}
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), names)
-    # The figures in the comments of the last block.
-    gradient = bcenet.bce_gradient(names["z"], names["y1"], reduction="sum").item()
-    assert (names["p"] - names["y1"]).item() == 0.0
-    assert repr(gradient) in blocks[2]
-    assert names["history"].loss[-1] < names["history"].loss[0]

@@ -171,13 +171,12 @@ def test_n4_an_overflowing_step_leaves_the_last_sync():
 
 def test_n4_a_loss_that_is_not_finite_takes_no_step():
     X, y = problem(20)
-    net = network()
-    net.coefs[0][...] = 1e308
-    net.coefs[1][...] = np.where(np.arange(18)[:, np.newaxis] % 2, 1e308, -1e308)
+    net = make_network((7, 6, 5, 1), "relu")
+    net.coefs[0][...] = 1e200
     kept = net.parameters.copy()
     trainer = bcenet.Trainer(net)
     with pytest.raises(bcenet.NonFiniteError, match="step 1: the loss is not finite") as caught:
-        trainer.step(X * 1e3, y)
+        trainer.step(X * 1e200, y)
     assert caught.value.layer == 0
     assert np.array_equal(trainer.network.parameters, kept)
     assert trainer.optimizer.step == 0

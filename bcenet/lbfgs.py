@@ -62,7 +62,8 @@ def minimize(
     _refuse(network, plan)
     objective = plan.objective
     penalty = Penalty(network.shape, objective, divisor(network, rows, objective))
-    gradient_pass = GradientPass(network, rows, objective, plan.n_threads)
+    bare = type(objective)(**{**objective.__dict__, "l1": 0.0, "l2": 0.0})
+    gradient_pass = GradientPass(network, rows, bare, plan.n_threads)
 
     def evaluate(w: np.ndarray) -> tuple[float, np.ndarray]:
         loss, gradient = gradient_pass(w.astype(network.dtype))

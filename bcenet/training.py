@@ -121,7 +121,8 @@ def fit(
             one unless another is given.
         loss: "bce", "focal", or a `bcenet.FocalLoss`.
         label_reduction: "mean" over all label elements; or "sum" over a row's labels, of which the
-            mean over rows is taken, as scikit-learn does.
+            mean over rows is taken, as scikit-learn does: the history then holds the mean over
+            an epoch's batches by their rows, not by their weights.
         missing_labels: "error", or "ignore": NaN in y counts neither in sums nor in divisors.
         offset: (n,) or y's shape, added to the logits: what another model said already.
         schedule: of the learning rate: a name or an object of `bcenet.schedules`.

@@ -12,7 +12,8 @@ from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from bcenet import optimizers, schedules
+from bcenet import averaging as averaging_
+from bcenet import kernels, losses, optimizers, schedules
 from bcenet.sklearn import rows as rows_
 from bcenet.sklearn import scores, solvers
 from bcenet.sklearn.callbacks import CallbackSupportMixin
@@ -20,11 +21,9 @@ from bcenet.sklearn.fitting import Fit
 
 
 def _is_stochastic(estimator: Any) -> bool:
-    solver = estimator.solver
-    if solver == "lbfgs" or type(solver).__name__ == "LBFGS":
-        name = solver if isinstance(solver, str) else type(solver).__name__
+    if solvers.is_lbfgs(estimator):
         raise AttributeError(
-            f"partial_fit is only available for stochastic optimizers. {name} is not stochastic."
+            "partial_fit is only available for stochastic optimizers. lbfgs is not stochastic."
         )
     return True
 
@@ -118,7 +117,7 @@ class BCENetClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
         "activation": [StrOptions(solvers.activation_names())],
-        "solver": [StrOptions(set(solvers.NAMES)), optimizers.Optimizer],
+        "solver": [StrOptions(set(optimizers.BY_NAME)), optimizers.Optimizer, optimizers.LBFGS],
         "alpha": [Interval(Real, 0, None, closed="left")],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "learning_rate": [
@@ -146,7 +145,7 @@ class BCENetClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         ],
         "max_fun": [Interval(Integral, 1, None, closed="left")],
         "hidden_activations": ["array-like", None],
-        "loss": [StrOptions({"bce", "focal"})],
+        "loss": [StrOptions(set(kernels.loss_names())), losses.FocalLoss],
         "class_weight": [StrOptions({"balanced"}), dict, list, None],
         "pos_weight": [Interval(Real, 0, None, closed="left"), "array-like", None],
         "label_smoothing": [Interval(Real, 0, 1, closed="both")],
@@ -157,7 +156,7 @@ class BCENetClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
         "normalization": [StrOptions({"batch", "layer"}), "array-like", None],
         "feature_scale": ["boolean"],
-        "averaging": [None],
+        "averaging": [averaging_.Averaging, None],
         "missing_labels": [StrOptions({"error", "ignore"})],
         "output_bias": [StrOptions({"random", "base_rate"})],
         "early_stopping_metric": [
@@ -349,14 +348,12 @@ class BCENetClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
 
     def _logits_of(self, X: Any, offset: np.ndarray | None) -> np.ndarray:
         parts = [
-            self.network_.decision_function(block, n_threads=self.n_threads)
-            for block in rows_.blocks(X)
+            self.network_.decision_function(
+                block, self.n_threads, None if offset is None else offset[part]
+            )
+            for part, block in rows_.blocks(X)
         ]
-        logits = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        if offset is None:
-            return logits
-        offset = offset.reshape(offset.shape + (1,) * (logits.ndim - offset.ndim))
-        return (logits + offset).astype(logits.dtype, copy=False)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _logits(self, X: Any, offset: Any) -> np.ndarray:
         check_is_fitted(self)

@@ -62,6 +62,7 @@ class Fit:
 
     Attributes:
         estimator: the copy. goes_on: whether an earlier fit is continued.
+        early: whether a validation score decides; not with L-BFGS, as in scikit-learn.
     """
 
     def __init__(
@@ -70,6 +71,8 @@ class Fit:
         self.original = estimator
         self.incremental = incremental
         self.epochs = 1 if incremental else estimator.max_iter
+        self.full_batch = solvers.is_lbfgs(estimator)
+        self.early = estimator.early_stopping and not self.full_batch
         self.init = {name: given for name, given in (init or {}).items() if given is not None}
         self.goes_on = (
             hasattr(estimator, "network_")
@@ -106,12 +109,10 @@ class Fit:
         held = self._read_validation(*validation)
         self._check_threshold(held)
         rng = check_random_state(estimator.random_state)
-        state = self._prepare(rows, rng)
-        if estimator.early_stopping and held is None:
+        state = self._set_network(rows, rng)
+        if self.early and held is None:
             rows, held = self._split(rows, rng, state)
-        if state.optimizer.seed is None:
-            state.optimizer.seed = int(rng.randint(np.iinfo(np.int32).max))
-        self._set_schedule(state, len(rows.y))
+        state.prepare(estimator, len(rows.y), rng)
         self._train(rows, held, state)
         if isinstance(estimator.threshold, str):
             estimator.threshold_ = self._best_threshold(held)
@@ -205,7 +206,7 @@ class Fit:
             )
         if not isinstance(threshold, str):
             estimator.threshold_ = float(threshold)
-        elif held is None and not estimator.early_stopping:
+        elif held is None and not self.early:
             raise ValueError(
                 f"threshold={threshold!r} is chosen on validation rows: give X_val and y_val, or "
                 "early_stopping=True"
@@ -213,8 +214,8 @@ class Fit:
 
     # ---- preparations ---------------------------------------------------------------------
 
-    def _prepare(self, rows: Rows, rng: np.random.RandomState) -> Training:
-        """The network and the optimizer: new ones, or copies of those that go on."""
+    def _set_network(self, rows: Rows, rng: np.random.RandomState) -> Training:
+        """The network that is to be trained: a new one, or a copy of the one that goes on."""
         estimator = self.estimator
         sizes = solvers.layer_sizes(estimator, rows.X.shape[1], self.labels.outputs)
         activations = solvers.hidden_activations(estimator, len(sizes) - 2)
@@ -237,7 +238,7 @@ class Fit:
         estimator.n_outputs_ = self.labels.outputs
         estimator.out_activation_ = "logistic"
         estimator.t_ = 0
-        return Training(network, solvers.optimizer(estimator), copy.deepcopy(rng))
+        return Training(network, copy.deepcopy(rng))
 
     def _continue(self, network: Network) -> Training:
         """A copy of what the last fit left; ``network`` is what is asked for now."""
@@ -250,10 +251,6 @@ class Fit:
                 f"got {network!r}"
             )
         estimator.network_ = state.network
-        fresh = solvers.optimizer(estimator)
-        made_from = fresh.hyper()
-        state.optimizer = solvers.continued(state.optimizer, state.made_from, fresh)
-        state.made_from = made_from
         return state
 
     def _split(self, rows: Rows, rng: np.random.RandomState, state: Training) -> tuple[Rows, Rows]:
@@ -277,13 +274,6 @@ class Fit:
             )
         return rows.take(train), rows.take(test)
 
-    def _set_schedule(self, state: Training, rows: int) -> None:
-        """Keep the schedule, or make one if the parameter has changed."""
-        asked = repr(self.estimator.learning_rate)
-        if asked != state.schedule_from:
-            state.schedule_from = asked
-            state.schedule = solvers.schedule(self.estimator, rows, state.optimizer.epoch)
-
     def _batch_size(self, rows: int) -> int:
         size = self.estimator.batch_size
         if size == "auto":
@@ -303,7 +293,7 @@ class Fit:
         estimator.loss_curve_ = list(getattr(estimator, "loss_curve_", ()))
         before = getattr(estimator, "validation_loss_curve_", None)
         estimator.validation_loss_curve_ = None if held is None else list(before or ())
-        if not estimator.early_stopping:
+        if not self.early:
             if getattr(estimator, "best_loss_", None) is None:
                 estimator.best_loss_ = np.inf
             estimator.validation_scores_ = None
@@ -325,19 +315,15 @@ class Fit:
         pos_weight = losses.pos_weight_array(estimator.pos_weight, labels.outputs)
         estimator.pos_weight_ = np.ones(labels.outputs) if pos_weight is None else pos_weight
         weight = labels.element_weights(estimator.class_weight_, codes, rows.weight)
-        X, targets = rows_.dense(rows.X, dtype), labels.targets(codes)
-        options = solvers.fit_options(estimator, state.schedule, weight, rows.offset)
-        if held is not None:
-            held.X = rows_.dense(held.X, dtype)
-            options["validation_data"] = self._validation_data(held)
+        targets = labels.targets(codes)
+        validation_data = None if held is None else self._validation_data(held, dtype)
         self._begin_curves(state, held)
-        batch_size = self._batch_size(len(rows.y))
+        batch_size = len(rows.y) if self.full_batch else self._batch_size(len(rows.y))
         monitor = Monitor(
             estimator,
             state,
-            len(rows.y),
-            penalised="l2" in options or "l1" in options,
-            score=self._score_of(held) if estimator.early_stopping else None,
+            rows=0 if self.full_batch else len(rows.y),
+            score=self._score_of(held) if self.early else None,
             hooks=self.hooks,
         )
         if estimator.output_bias == "base_rate" and not self.goes_on:
@@ -348,15 +334,18 @@ class Fit:
         try:
             training.fit(
                 state.network,
-                X,
+                rows_.dense(rows.X, dtype),
                 targets,
+                sample_weight=weight,
+                offset=rows.offset,
+                validation_data=validation_data,
                 optimizer=state.optimizer,
+                schedule=state.schedule,
+                averaging=state.averaging,
                 batch_size=batch_size,
                 epochs=self.epochs,
                 callbacks=[monitor, *_listed(estimator.callbacks)],
-                shuffle=bool(estimator.shuffle),
-                n_threads=estimator.n_threads,
-                **options,
+                **solvers.fit_options(estimator),
             )
         except NonFiniteError as error:
             raise ValueError(
@@ -368,30 +357,39 @@ class Fit:
                 raise
             monitor.stopped = True
             warnings.warn("Training interrupted by user.", stacklevel=_TO_CALLER)
+        if estimator.n_iter_ == 0 and not hasattr(estimator, "loss_"):
+            estimator.loss_ = np.nan  # L-BFGS began at a minimum
         if not self.incremental and estimator.n_iter_ == self.epochs and not monitor.stopped:
-            warnings.warn(
-                f"Stochastic Optimizer: Maximum iterations ({self.epochs}) reached and the "
-                "optimization hasn't converged yet.",
-                ConvergenceWarning,
-                stacklevel=_TO_CALLER,
-            )
+            self._warn_of_the_end()
         if state.best is not None:
             estimator.network_ = state.best
         estimator._training = state
 
-    def _validation_data(self, held: Rows) -> tuple[Any, ...]:
+    def _warn_of_the_end(self) -> None:
+        message = (
+            f"Stochastic Optimizer: Maximum iterations ({self.epochs}) reached and the "
+            "optimization hasn't converged yet."
+        )
+        if self.full_batch:
+            message = (
+                f"lbfgs failed to converge after {self.epochs} iteration(s). Increase the number "
+                f"of iterations to improve the convergence (max_iter={self.epochs})."
+            )
+        warnings.warn(message, ConvergenceWarning, stacklevel=_TO_CALLER + 1)
+
+    def _validation_data(self, held: Rows, dtype: np.dtype) -> tuple[Any, ...]:
         """Validation rows as `bcenet.fit` takes them, under the class weights of the training."""
+        held.X = rows_.dense(held.X, dtype)
         codes = self.labels.codes(held.y)
         weight = self.labels.element_weights(self.estimator.class_weight_, codes, held.weight)
-        data = (held.X, self.labels.targets(codes))
-        return data if weight is None else (*data, weight)
+        return held.X, self.labels.targets(codes), weight, held.offset
 
     def _snapshot(self) -> dict[str, Any]:
         """The attributes of an estimator fitted so far, for scikit-learn's callbacks."""
         fitted = {**self.estimator.__dict__, "network_": copy.deepcopy(self.estimator.network_)}
         return {**fitted, "feature_names_in_": None}  # the rows they get have lost their names
 
-    def _score_of(self, held: Rows) -> Callable[[], float]:
+    def _score_of(self, held: Any) -> Callable[[], float]:
         """The validation score of the network as it is when called."""
         estimator, metric = self.estimator, self.estimator.early_stopping_metric
         if held.offset is not None and metric not in scores.MEASURES:
@@ -410,7 +408,7 @@ class Fit:
 
         return score
 
-    def _best_threshold(self, held: Rows) -> Any:
+    def _best_threshold(self, held: Any) -> Any:
         """The threshold, one a label for several, that is best for a metric."""
         from bcenet.calibration import choose_threshold
 

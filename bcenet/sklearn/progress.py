@@ -8,9 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bcenet.callbacks import State
 from bcenet.network import Network
-from bcenet.optimizers import Optimizer
 from bcenet.sklearn import solvers
 from bcenet.sklearn.callbacks import Hooks
 
@@ -21,23 +19,42 @@ class Training:
     Attributes:
         network: of the last epoch; the best one, which predicts, may be another.
         optimizer: with its moments, counters and seed. made_from: its hyperparameters at first.
-        schedule: an object or None. schedule_from: the parameter it was made from, as text.
+        schedule, averaging: objects with their state, or None. asked: the parameters that they
+            were made from, as text.
         split: the random state that draws the validation rows.
         no_improvement: epochs without progress.
         best: the network with the best validation score so far, or None.
     """
 
-    def __init__(
-        self, network: Network, optimizer: Optimizer, split: np.random.RandomState
-    ) -> None:
+    def __init__(self, network: Network, split: np.random.RandomState) -> None:
         self.network = network
-        self.optimizer = optimizer
-        self.made_from = optimizer.hyper()
+        self.optimizer: Any = None
+        self.made_from: dict[str, Any] = {}
         self.schedule: Any = None
-        self.schedule_from = ""
+        self.averaging: Any = None
+        self.asked: dict[str, str] = {}
         self.split = split
         self.no_improvement = 0
         self.best: Network | None = None
+
+    def prepare(self, estimator: Any, rows: int, rng: np.random.RandomState) -> None:
+        """Make optimizer, schedule and average, or keep those whose parameters are as they were."""
+        fresh = solvers.optimizer(estimator)
+        if solvers.is_lbfgs(estimator):
+            self.optimizer = fresh
+        else:
+            hyper = fresh.hyper()
+            self.optimizer = solvers.continued(self.optimizer, self.made_from, fresh)
+            self.made_from = hyper
+            if self.optimizer.seed is None:
+                self.optimizer.seed = int(rng.randint(np.iinfo(np.int32).max))
+        asked = {name: repr(getattr(estimator, name)) for name in ("learning_rate", "averaging")}
+        if asked["learning_rate"] != self.asked.get("learning_rate"):
+            epoch = getattr(self.optimizer, "epoch", 0)
+            self.schedule = solvers.schedule(estimator, rows, epoch)
+        if asked["averaging"] != self.asked.get("averaging"):
+            self.averaging = copy.deepcopy(estimator.averaging)
+        self.asked = asked
 
 
 class Monitor:
@@ -51,7 +68,6 @@ class Monitor:
         estimator: under construction; fitted attributes are kept on it.
         training: of which ``network`` is being trained.
         rows: of an epoch.
-        penalised: whether the loss has a penalty.
         score: gives the validation score of the network as it is, or None.
         hooks: of scikit-learn's callbacks.
     """
@@ -65,27 +81,27 @@ class Monitor:
         estimator: Any,
         training: Training,
         rows: int,
-        penalised: bool,
         score: Callable[[], float] | None,
         hooks: Hooks,
     ) -> None:
         self.estimator = estimator
         self.training = training
         self.rows = rows
-        self.penalised = penalised
         self.score = score
         self.hooks = hooks
         self.stopped = False
         rate = estimator.learning_rate
+        self.stops = not solvers.is_lbfgs(estimator)  # that stops by itself
         # scikit-learn's Adam keeps its learning rate whatever the parameter says.
-        self.rate = rate if rate in solvers.RATES and estimator.solver != "adam" else "constant"
+        own = isinstance(rate, str) and rate in solvers.RATES
+        self.rate = rate if own and self.stops and estimator.solver != "adam" else "constant"
 
-    def on_fit_begin(self, state: State) -> None:
+    def on_fit_begin(self, state: Any) -> None:
         self.hooks.begin_epoch()
 
-    def on_epoch_end(self, state: State) -> bool:
+    def on_epoch_end(self, state: Any) -> bool:
         estimator = self.estimator
-        loss = state.loss + (state.penalty if self.penalised else 0.0)
+        loss = state.loss + state.penalty
         estimator.n_iter_ += 1
         estimator.loss_ = loss
         estimator.t_ += self.rows
@@ -119,9 +135,9 @@ class Monitor:
             self.training.best = copy.deepcopy(self.training.network)
         return improved
 
-    def _stop(self, optimizer: Optimizer) -> bool:
+    def _stop(self, optimizer: Any) -> bool:
         estimator = self.estimator
-        if self.training.no_improvement <= estimator.n_iter_no_change:
+        if not self.stops or self.training.no_improvement <= estimator.n_iter_no_change:
             return False
         what = "Training loss" if self.score is None else "Validation score"
         message = (

@@ -74,14 +74,15 @@ def read_X(estimator: Any, X: Any) -> Any:
     return validate_data(estimator, X, accept_sparse="csr", dtype=FLOATS, reset=False)
 
 
-def blocks(X: Any) -> Iterator[np.ndarray]:
+def blocks(X: Any) -> Iterator[tuple[slice, np.ndarray]]:
     """X as dense arrays: itself, or a sparse matrix block by block of rows."""
     if not sparse.issparse(X):
-        yield X
+        yield slice(None), X
         return
     step = max(1, _BLOCK_CELLS // max(1, X.shape[1]))
     for start in range(0, X.shape[0], step):
-        yield X[start : start + step].toarray()
+        part = slice(start, start + step)
+        yield part, X[part].toarray()
 
 
 def dense(X: Any, dtype: np.dtype) -> np.ndarray:
@@ -89,8 +90,6 @@ def dense(X: Any, dtype: np.dtype) -> np.ndarray:
     if not sparse.issparse(X):
         return X
     array = np.empty(X.shape, dtype)
-    start = 0
-    for block in blocks(X):
-        array[start : start + len(block)] = block
-        start += len(block)
+    for part, block in blocks(X):
+        array[part] = block
     return array

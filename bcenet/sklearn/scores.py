@@ -70,7 +70,7 @@ def _accuracy(data: Validation, logits: np.ndarray, threshold: Any) -> float:
         right = ~wrong.any(axis=1)
     else:
         right = predicted == data.codes
-    return np.average(right, weights=data.weight)
+    return float(np.average(right, weights=data.weight))
 
 
 def _balanced_accuracy(data: Validation, logits: np.ndarray, threshold: Any) -> float:
@@ -78,14 +78,14 @@ def _balanced_accuracy(data: Validation, logits: np.ndarray, threshold: Any) -> 
     predicted = _predicted(data, logits, threshold)
     if data.labels.kind != "multilabel":
         return _mean_recall(data.codes, predicted, data.weight)
-    return np.mean([_mean_recall(*column) for column in data.columns(predicted)])
+    return float(np.mean([_mean_recall(*column) for column in data.columns(predicted)]))
 
 
 def _mean_recall(codes: np.ndarray, predicted: np.ndarray, weight: Any) -> float:
     weight = np.ones(len(codes)) if weight is None else weight
     total = np.bincount(codes, weight)
     right = np.bincount(codes, weight * (codes == predicted), len(total))
-    return np.mean(right[total > 0] / total[total > 0])
+    return float(np.mean(right[total > 0] / total[total > 0]))
 
 
 def _f1(data: Validation, logits: np.ndarray, threshold: Any) -> float:
@@ -128,7 +128,7 @@ def _mean_of(measure: Callable[..., float], data: Validation, values: np.ndarray
             "early_stopping_metric must have validation rows of both classes to rank; "
             "there is one class alone"
         )
-    return np.mean(results)
+    return float(np.mean(results))
 
 
 def _holds_both(targets: np.ndarray, weight: Any) -> bool:
@@ -140,7 +140,7 @@ def _log_loss(data: Validation, logits: np.ndarray, threshold: Any) -> float:
     """Minus the mean log-loss, from the logits; with several labels, the mean over all."""
     if data.labels.kind == "multiclass":
         log_p = data.labels.log_proba(logits)[np.arange(len(logits)), data.codes]
-        return np.average(log_p, weights=data.weight)
+        return float(np.average(log_p, weights=data.weight))
     parts = data.columns(logits)
     z, t = (np.concatenate([part[i] for part in parts]) for i in (1, 0))
     weight = None if data.weight is None else np.concatenate([part[2] for part in parts])

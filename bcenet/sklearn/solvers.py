@@ -11,7 +11,6 @@ import numpy as np
 from bcenet import checks, kernels, optimizers, schedules
 from bcenet.network import Network
 
-NAMES = ("adam", "adamw", "amsgrad", "lbfgs", "lion", "rmsprop", "sgd")
 _DECAYS = ("adamw", "amsgrad", "lion", "sgd")
 
 # scikit-learn's own learning rates, which change between epochs, and bcenet's, within them.
@@ -72,28 +71,34 @@ def set_weights(network: Network, name: str, given: Any) -> None:
         target[...] = array
 
 
-def optimizer(estimator: Any) -> optimizers.Optimizer:
+def is_lbfgs(estimator: Any) -> bool:
+    """Whether the solver takes all rows at once, and carries nothing from fit to fit."""
+    return estimator.solver == "lbfgs" or isinstance(estimator.solver, optimizers.LBFGS)
+
+
+def optimizer(estimator: Any) -> Any:
     """A fresh optimizer from the estimator's parameters."""
     solver, rate = estimator.solver, float(estimator.learning_rate_init)
-    if isinstance(solver, optimizers.Optimizer):
+    if not isinstance(solver, str):
         made = copy.deepcopy(solver)
-        made.reset()
+        if isinstance(made, optimizers.Optimizer):
+            made.reset()
         return made
-    kind = optimizers.BY_NAME[solver]
     decay = {}
-    if estimator.weight_decay is not None:
-        if solver not in _DECAYS and estimator.weight_decay > 0:
-            raise ValueError(
-                f"weight_decay must be None or 0 with solver={solver!r}, which has no decoupled "
-                f"decay ({', '.join(_DECAYS)} have); got {estimator.weight_decay}"
-            )
-        if solver in _DECAYS:
-            decay = {"weight_decay": float(estimator.weight_decay)}
+    if estimator.weight_decay is not None and solver in _DECAYS:
+        decay = {"weight_decay": float(estimator.weight_decay)}
+    elif estimator.weight_decay:
+        raise ValueError(
+            f"weight_decay must be None or 0 with solver={solver!r}, which has no decoupled "
+            f"decay ({', '.join(_DECAYS)} have); got {estimator.weight_decay}"
+        )
+    if solver == "lbfgs":
+        return optimizers.LBFGS(float(estimator.tol), max_evaluations=int(estimator.max_fun))
+    kind = optimizers.BY_NAME[solver]
     if solver == "sgd":
         momentum = float(estimator.momentum)
         nesterov = bool(estimator.nesterovs_momentum) and momentum > 0
-        inside = {"rate_inside": True} if momentum else {}
-        return kind(rate, momentum, nesterov, **decay, **inside)
+        return kind(rate, momentum, nesterov, rate_inside=True, **decay)
     if solver in ("adam", "adamw", "amsgrad"):
         betas = (float(estimator.beta_1), float(estimator.beta_2))
         return kind(rate, *betas, float(estimator.epsilon), True, **decay)
@@ -102,21 +107,22 @@ def optimizer(estimator: Any) -> optimizers.Optimizer:
     return kind(rate, **decay)
 
 
-def continued(
-    before: optimizers.Optimizer, given: dict[str, Any], fresh: optimizers.Optimizer
-) -> optimizers.Optimizer:
+def continued(before: Any, given: dict[str, Any], fresh: optimizers.Optimizer) -> Any:
     """The optimizer of a fit that goes on from another: its state, and what has changed since.
 
     Arguments:
-        before: as the last fit left it. given: the hyperparameters it was made with, which a
-            schedule may have changed. fresh: made from the parameters as they are now.
+        before: as the last fit left it, or None. given: the hyperparameters it was made with;
+            its learning rate may have changed since. fresh: made from the parameters as they are
+            now.
     """
+    if not isinstance(before, optimizers.Optimizer):
+        return fresh
     same = type(before) is type(fresh)
     if same and fresh.hyper() == given:
-        return copy.deepcopy(before)
+        return before
     fresh.epoch, fresh.seed = before.epoch, before.seed
     if same and fresh.state_names() == before.state_names():
-        fresh.step, fresh.state = before.step, copy.deepcopy(before.state)
+        fresh.step, fresh.state = before.step, before.state
     return fresh
 
 
@@ -150,35 +156,31 @@ def layer_sizes(estimator: Any, features: int, outputs: int) -> list[int]:
 
 
 def layer_options(estimator: Any) -> dict[str, Any]:
-    """The arguments of `bcenet.Network` that differ from their defaults."""
-    given = {
-        "normalization": estimator.normalization,
-        "feature_scale": True if estimator.feature_scale else None,
+    """The options of `bcenet.Network` beside its sizes and activations."""
+    return {
+        "normalization": _listed(estimator.normalization),
+        "feature_scale": bool(estimator.feature_scale),
     }
-    return {name: value for name, value in given.items() if value is not None}
 
 
-def fit_options(
-    estimator: Any, schedule: Any, weight: np.ndarray | None, offset: np.ndarray | None
-) -> dict[str, Any]:
-    """The arguments of `bcenet.fit` that differ from their defaults."""
-    given = {
-        "sample_weight": weight,
-        "pos_weight": None if np.all(estimator.pos_weight_ == 1) else estimator.pos_weight_,
-        "offset": offset,
-        "label_smoothing": estimator.label_smoothing or None,
-        "loss": None if estimator.loss == "bce" else estimator.loss,
-        "missing_labels": "ignore" if estimator.missing_labels == "ignore" else None,
-        "schedule": schedule,
-        "l2": estimator.alpha or None,
-        "l1": estimator.l1 or None,
-        "dropout": None if np.all(np.asarray(estimator.dropout) == 0) else estimator.dropout,
+def fit_options(estimator: Any) -> dict[str, Any]:
+    """The options of `bcenet.fit` that are parameters of the estimator."""
+    return {
+        "loss": estimator.loss,
+        "pos_weight": estimator.pos_weight_,
+        "label_smoothing": estimator.label_smoothing,
+        "label_reduction": "sum",
+        "missing_labels": estimator.missing_labels,
+        "l2": estimator.alpha,
+        "l1": estimator.l1,
+        "dropout": _listed(estimator.dropout),
         "max_norm": estimator.max_norm,
         "clip_norm": estimator.clip_norm,
-        "averaging": estimator.averaging,
+        "shuffle": bool(estimator.shuffle),
+        "n_threads": estimator.n_threads,
     }
-    options = {name: value for name, value in given.items() if value is not None}
-    if estimator.n_outputs_ > 1 or weight is not None:
-        # With one label a row and no weights both reductions are the same.
-        options["label_reduction"] = "sum"
-    return options
+
+
+def _listed(value: Any) -> Any:
+    """An array-like as a list; a single value as it is."""
+    return value if isinstance(value, str) or not hasattr(value, "__iter__") else list(value)

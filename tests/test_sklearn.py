@@ -450,7 +450,7 @@ def test_a_new_learning_rate_keeps_the_moments():
 def test_warm_start_refuses_another_network(change):
     X, y = binary()
     warm = BCENetClassifier(alpha=0.0, max_iter=1, warm_start=True).fit(X, y)
-    with pytest.raises(ValueError, match="must be as in the previous fit to go on from it"):
+    with pytest.raises(ValueError, match="must be as in the previous fit to go on from it; "):
         warm.set_params(**change).fit(X, y)
 
 
@@ -1270,6 +1270,8 @@ def test_missing_labels_are_left_out():
     )
     np.testing.assert_allclose(parameters(classifier), net.parameters, rtol=1e-9)
     assert classifier.predict(X).dtype == int
+    with pytest.raises(ValueError, match="y must hold a label that is not missing"):
+        BCENetClassifier(missing_labels="ignore").fit(X, gaps * np.nan)
     with pytest.raises(ValueError, match="Input y contains NaN"):
         BCENetClassifier().fit(X, gaps)
     with pytest.raises(ValueError, match="Input y contains NaN"):

@@ -217,41 +217,36 @@ class Fit:
     def _set_network(self, rows: Rows, rng: np.random.RandomState) -> Training:
         """The network that is to be trained: a new one, or a copy of the one that goes on."""
         estimator = self.estimator
-        sizes = solvers.layer_sizes(estimator, rows.X.shape[1], self.labels.outputs)
-        activations = solvers.hidden_activations(estimator, len(sizes) - 2)
-        dtype = estimator.dtype
-        if dtype is None and self.goes_on:
-            dtype = estimator._training.network.dtype
-        elif dtype is None:
-            dtype = "float32" if rows.X.dtype == np.float32 else "float64"
-        network = Network(
-            sizes, activations, dtype=dtype, random_state=0, **solvers.layer_options(estimator)
-        )
+        layers = solvers.layers(estimator, rows.X.shape[1], self.labels.outputs)
         if self.goes_on:
-            return self._continue(network)
-        last = activations[-1] if activations else estimator.activation
-        solvers.draw(network, last in ("sigmoid", "logistic"), rng)
+            state = copy.deepcopy(estimator._training)
+            self._check_same(state.network, layers)
+            estimator.network_ = state.network
+            return state
+        dtype = estimator.dtype
+        if dtype is None:
+            dtype = "float32" if rows.X.dtype == np.float32 else "float64"
+        network = solvers.network(layers, dtype)
+        solvers.draw(network, estimator.activation, rng)
         for name, given in self.init.items():
             solvers.set_weights(network, name, given)
         estimator.network_ = network
-        estimator.n_layers_ = len(sizes)
+        estimator.n_layers_ = len(network.layer_sizes)
         estimator.n_outputs_ = self.labels.outputs
         estimator.out_activation_ = "logistic"
         estimator.t_ = 0
-        return Training(network, copy.deepcopy(rng))
+        return Training(network)
 
-    def _continue(self, network: Network) -> Training:
-        """A copy of what the last fit left; ``network`` is what is asked for now."""
-        estimator = self.estimator
-        state = copy.deepcopy(estimator._training)
-        if state.network.config() != network.config():
+    def _check_same(self, network: Network, layers: dict[str, Any]) -> None:
+        dtype = self.estimator.dtype
+        asked = {**layers, "dtype": network.dtype if dtype is None else np.dtype(dtype)}
+        was = {**network.shape.config(), "dtype": network.dtype}
+        changed = [name for name in was if was[name] != asked[name]]
+        if changed:
             raise ValueError(
-                "hidden_layer_sizes, activations, normalization, feature_scale and dtype must be "
-                f"as in the previous fit to go on from it, with {state.network!r}; "
-                f"got {network!r}"
+                "The network's layers and dtype must be as in the previous fit to go on from it; "
+                + ", ".join(f"{name} was {was[name]} and is {asked[name]}" for name in changed)
             )
-        estimator.network_ = state.network
-        return state
 
     def _split(self, rows: Rows, rng: np.random.RandomState, state: Training) -> tuple[Rows, Rows]:
         """Training and validation rows, drawn as MLPClassifier draws them.
@@ -259,7 +254,9 @@ class Fit:
         A fit that goes on draws as the first one did, so that of the same data the same rows are
         held out.
         """
-        if self.goes_on:
+        if state.split is None:
+            state.split = copy.deepcopy(rng)
+        else:
             rng = copy.deepcopy(state.split)
         train, test = train_test_split(
             np.arange(len(rows.y)),

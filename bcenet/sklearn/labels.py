@@ -23,9 +23,15 @@ def read(y: Any, missing: bool) -> np.ndarray:
         y = y.toarray()
     if y.ndim == 2 and y.shape[1] == 1:
         y = column_or_1d(y, warn=True)
-    known = np.where(np.isnan(y), 0.0, y) if missing and y.ndim == 2 else y
-    check_classification_targets(known)
+    known = y
+    if missing and y.ndim == 2:
+        gaps = np.isnan(y)
+        if gaps.all():
+            raise ValueError("y must hold a label that is not missing; got NaN alone")
+        known = np.where(gaps, 0.0, y)
     kind = type_of_target(known, input_name="y")
+    if kind not in ("binary", "multiclass", "multilabel-indicator"):
+        check_classification_targets(known)  # raises, for most
     if y.ndim == 2 and kind != "multilabel-indicator":
         raise ValueError(
             "y must hold one label a row, or be an indicator matrix of 0 and 1 for several; "

@@ -21,19 +21,19 @@ class Training:
         optimizer: with its moments, counters and seed. made_from: its hyperparameters at first.
         schedule, averaging: objects with their state, or None. asked: the parameters that they
             were made from, as text.
-        split: the random state that draws the validation rows.
+        split: the random state that drew the validation rows, or None.
         no_improvement: epochs without progress.
         best: the network with the best validation score so far, or None.
     """
 
-    def __init__(self, network: Network, split: np.random.RandomState) -> None:
+    def __init__(self, network: Network) -> None:
         self.network = network
         self.optimizer: Any = None
         self.made_from: dict[str, Any] = {}
         self.schedule: Any = None
         self.averaging: Any = None
         self.asked: dict[str, str] = {}
-        self.split = split
+        self.split: np.random.RandomState | None = None
         self.no_improvement = 0
         self.best: Network | None = None
 

@@ -42,7 +42,11 @@ def read(estimator: Any, X: Any, y: Any, sample_weight: Any, *, reset: bool) -> 
     if missing and np.ndim(y) == 2:
         X = validate_data(estimator, X, **options)
         y = check_array(
-            y, accept_sparse="csr", dtype=None, ensure_all_finite="allow-nan", input_name="y"
+            y,
+            accept_sparse="csr",
+            dtype="numeric",
+            ensure_all_finite="allow-nan",
+            input_name="y",
         )
         check_consistent_length(X, y)
     else:

@@ -23,33 +23,60 @@ def activation_names() -> set[str]:
     return {*kernels.activation_names(), "logistic"}
 
 
-def hidden_activations(estimator: Any, hidden: int) -> list[str]:
-    """bcenet's names of the activations, one a hidden layer."""
-    given = estimator.hidden_activations
-    names = [estimator.activation] * hidden if given is None else list(given)
-    if len(names) != hidden:
+def layers(estimator: Any, features: int, outputs: int) -> dict[str, Any]:
+    """The network that the parameters ask for, as `bcenet.Network.config` describes it.
+
+    Raises: ValueError for a width below 1, or another number of activations; TypeError for a
+    width that is no integer.
+    """
+    sizes = estimator.hidden_layer_sizes
+    sizes = list(sizes) if hasattr(sizes, "__iter__") else [sizes]
+    if np.any(np.array(sizes) <= 0):
+        raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
+    sizes = [checks.integer("hidden_layer_sizes", size, 1) for size in sizes]
+    names = estimator.hidden_activations
+    names = [estimator.activation] * len(sizes) if names is None else list(names)
+    if len(names) != len(sizes):
         raise ValueError(
-            f"hidden_activations must be None or one a hidden layer ({hidden}); got {len(names)}"
+            f"hidden_activations must be None or one a hidden layer ({len(sizes)}); "
+            f"got {len(names)}"
         )
-    for name in names:
-        checks.choice("hidden_activations", name, sorted(activation_names()))
-    return ["sigmoid" if name == "logistic" else name for name in names]
+    known = sorted(activation_names())
+    names = [checks.choice("hidden_activations", name, known) for name in names]
+    kinds = _listed(estimator.normalization)
+    return {
+        "layer_sizes": [features, *sizes, outputs],
+        "activations": ["sigmoid" if name == "logistic" else name for name in names],
+        "normalization": kinds if isinstance(kinds, list) else [kinds] * len(sizes),
+        "feature_scale": bool(estimator.feature_scale),
+    }
 
 
-def draw(network: Network, logistic: bool, rng: np.random.RandomState) -> None:
+def network(layers: dict[str, Any], dtype: Any) -> Network:
+    """A network of these layers, whose weights mean nothing yet."""
+    return Network(
+        layers["layer_sizes"],
+        layers["activations"],
+        normalization=layers["normalization"],
+        feature_scale=layers["feature_scale"],
+        dtype=dtype,
+        random_state=0,
+    )
+
+
+def draw(network: Network, activation: str, rng: np.random.RandomState) -> None:
     """Draw all weights as MLPClassifier does: the same numbers from the same state.
 
     Uniform within sqrt(6 / (fan_in + fan_out)), intercepts too, a layer after the other; sqrt(2
     / ...) for a sigmoid layer, and for the outputs after one. Source: Glorot and Bengio 2010.
 
     Arguments:
-        logistic: whether the outputs follow a sigmoid layer.
+        activation: stands for the last hidden layer's where there is none.
     """
-    sigmoid = [name == "sigmoid" for name in network.activations[:-1]]
-    for coef, intercept, narrow in zip(
-        network.coefs, network.intercepts, [*sigmoid, logistic], strict=True
-    ):
-        bound = math.sqrt((2.0 if narrow else 6.0) / sum(coef.shape))
+    hidden = network.activations[:-1] or (activation,)
+    names = [*network.activations[:-1], hidden[-1]]
+    for coef, intercept, name in zip(network.coefs, network.intercepts, names, strict=True):
+        bound = math.sqrt((2.0 if name in ("sigmoid", "logistic") else 6.0) / sum(coef.shape))
         coef[...] = rng.uniform(-bound, bound, coef.shape)
         intercept[...] = rng.uniform(-bound, bound, intercept.shape)
 
@@ -141,26 +168,6 @@ def schedule(estimator: Any, rows: int, epoch: int) -> schedules.Schedule | None
         made = schedules.resolve(rate, "learning_rate")
     made.begin(estimator.max_iter, rows, epoch)
     return made
-
-
-def layer_sizes(estimator: Any, features: int, outputs: int) -> list[int]:
-    """Inputs, hidden widths, outputs.
-
-    Raises: ValueError for a width below 1, TypeError for one that is no integer.
-    """
-    hidden = estimator.hidden_layer_sizes
-    hidden = list(hidden) if hasattr(hidden, "__iter__") else [hidden]
-    if np.any(np.array(hidden) <= 0):
-        raise ValueError(f"hidden_layer_sizes must be > 0, got {hidden}.")
-    return [features, *(checks.integer("hidden_layer_sizes", size, 1) for size in hidden), outputs]
-
-
-def layer_options(estimator: Any) -> dict[str, Any]:
-    """The options of `bcenet.Network` beside its sizes and activations."""
-    return {
-        "normalization": _listed(estimator.normalization),
-        "feature_scale": bool(estimator.feature_scale),
-    }
 
 
 def fit_options(estimator: Any) -> dict[str, Any]:

@@ -56,7 +56,7 @@ lint:
 	.venv-lint/bin/python $(PIP) ruff==0.17.6 cython-lint==0.22.1 mypy==2.4.1 import-linter==2.16 "numpy>=2"
 	.venv-lint/bin/ruff check .
 	.venv-lint/bin/ruff format --check .
-	PATH="$$PWD/.venv-lint/bin:$$PATH" cython-lint src_cython
+	PATH="$$PWD/.venv-lint/bin:$$PATH" cython-lint src_cython examples
 	.venv-lint/bin/mypy
 	PYTHONPATH=. .venv-lint/bin/lint-imports
 
@@ -72,3 +72,4 @@ sdist:
 
 clean:
 	rm -rf build dist demo *.egg-info .venv-* bcenet/*.so
+	find bcenet/cimports -type l -delete

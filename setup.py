@@ -15,6 +15,8 @@ from setuptools.command.build_ext import build_ext
 
 SOURCES = Path("src_cython")
 STUBS = Path("build") / "cython"
+PUBLIC = Path("bcenet") / "cimports"
+PUBLIC_FILES = ["activations.pxd", "bcenet_math.h", "losses.pxd", "vecmath.pxd"]
 
 # No flag that changes values: contraction is off, multiply-adds are written out in the source.
 # sqrt and comparisons vectorise only when they need not set errno or trap.
@@ -40,6 +42,17 @@ def native_modules():
     """(name, instruction set or None) of each module to build."""
     names = INSTRUCTION_SETS if IS_X86 else {"baseline": []}
     return [(name, INSTRUCTION_SETS[name] if IS_X86 else []) for name in names]
+
+
+def link_public_files():
+    """The name under which all Cython code, in bcenet or not, cimports what is public.
+
+    A wheel holds the files themselves; links, so that an installation in place has them too.
+    """
+    for name in PUBLIC_FILES:
+        link = PUBLIC / name
+        if not link.exists():
+            link.symlink_to(Path("..", "..", SOURCES, name))
 
 
 def extensions():
@@ -93,10 +106,11 @@ class BuildExtensions(build_ext):
         super().build_extensions()
 
 
+link_public_files()
 setup(
     ext_modules=cythonize(
         extensions(),
-        include_path=[str(SOURCES)],
+        include_path=[str(SOURCES), "."],
         build_dir=str(STUBS),
         annotate=bool(os.environ.get("BCENET_ANNOTATE")),
         compiler_directives={

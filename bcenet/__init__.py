@@ -6,7 +6,7 @@ from typing import Any
 
 from bcenet.averaging import EMA, SWA
 from bcenet.callbacks import ProgressBar
-from bcenet.config import __version__, show_config
+from bcenet.config import __version__, get_include, show_config
 from bcenet.errors import DataFormatError, ModelFormatError, NonFiniteError
 from bcenet.gradients import check_gradient
 from bcenet.history import History
@@ -41,6 +41,7 @@ __all__ = [
     "calibration",
     "check_gradient",
     "fit",
+    "get_include",
     "load",
     "load_model",
     "metrics",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from bcenet import _dispatch, threads
@@ -32,3 +33,20 @@ def show_config() -> dict[str, Any]:
     for name, value in config.items():
         print(f"{name}: {', '.join(value) if isinstance(value, list) else value}")
     return config
+
+
+def get_include() -> str:
+    """The folder of the C header that the kernels of ``bcenet.cimports`` include.
+
+    For a Cython project that cimports them: ``Extension(..., include_dirs=[get_include()])``.
+    docs/cython.md says which compiler flags matter.
+
+    Returns: an absolute path.
+
+    Example:
+        >>> import os
+        >>> import bcenet
+        >>> os.path.exists(os.path.join(bcenet.get_include(), "bcenet_math.h"))
+        True
+    """
+    return os.path.join(os.path.dirname(os.path.abspath(__file__)), "cimports")

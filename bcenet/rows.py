@@ -64,6 +64,12 @@ def check(
         raise ValueError(f"{prefix}X must have at least one row; got 0")
     targets = network.check_targets(y, count, f"{prefix}y", missing=missing)
     weight = check_weight(sample_weight, targets, network.dtype, f"{prefix}sample_weight")
+    if missing and targets.dtype.kind == "f":
+        known = ~np.isnan(targets)
+        if weight is not None:
+            known &= (weight.reshape(count, -1) if known.ndim > weight.ndim else weight) > 0
+        if not known.any():
+            raise ValueError(f"{prefix}y must hold a label that is not NaN and has a weight")
     return Rows(array, targets, weight, network.check_offset(offset, count, f"{prefix}offset"))
 
 

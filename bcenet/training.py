@@ -196,7 +196,7 @@ def _fit(
     hooks = callbacks_.Callbacks(callbacks)
     rows = rows_.check(network, X, y, sample_weight, offset, missing=plan.objective.masked)
     if not isinstance(options["optimizer"], optimizers.Optimizer):
-        _check_classes(rows.y)
+        _check_classes(rows.y, plan.objective.masked)
     validation = _check_validation(network, validation_data, plan.objective.masked)
     if callbacks_.shows_progress() and not hooks.show_progress:
         hooks.append(callbacks_.ProgressBar())
@@ -476,12 +476,14 @@ def seed_of(random_state: Any, optimizer: Any) -> int:
     return int(np.random.default_rng().integers(2**63))
 
 
-def _check_classes(targets: np.ndarray) -> None:
-    """ValueError where the targets (NaN left out) hold one class only, over all labels."""
-    total = float(np.nansum(targets, dtype=np.float64))
+def _check_classes(targets: np.ndarray, masked: bool) -> None:
+    """ValueError where the targets hold one class only, over all labels; NaN is none of them."""
     count = targets.size
-    if targets.dtype.kind == "f":
+    if masked and targets.dtype.kind == "f":
         count -= int(np.count_nonzero(np.isnan(targets)))
+        total = float(np.nansum(targets, dtype=np.float64))
+    else:
+        total = float(targets.sum(dtype=np.float64))  # copies nothing
     if total in (0.0, float(count)):
         raise ValueError(f"y must hold both classes; got only {int(total > 0)}")
 

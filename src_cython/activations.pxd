@@ -1,8 +1,9 @@
+# cython: cdivision=True, overflowcheck=False
 # Activations: each is one function from z to (a, slope), a = g(z) and slope = g'(z) sharing
 # their work, and one row in `activate`. module.pxi gives them their names in Python.
 
-from losses cimport sigmoid
-from vecmath cimport (
+from .losses cimport sigmoid
+from .vecmath cimport (
     absolute, exp_pair, exp_polynomial, exp_reduce, floating, log1p_pair, muladd, normal_tail,
     sigmoid_pair, with_sign,
 )

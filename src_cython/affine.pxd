@@ -12,7 +12,7 @@
 # panels as wide as the widest tile, one below the other: a tile then reads B from one address
 # on, which the hardware prefetches; rows a leading dimension apart it does not.
 
-from vecmath cimport floating, muladd
+from bcenet.cimports.vecmath cimport floating, muladd
 
 cdef extern from "platform.h" nogil:
     enum:

@@ -1,3 +1,4 @@
+# cython: cdivision=True, overflowcheck=False
 # Binary cross-entropy on logits, with its gradient: the fused form, right at every logit.
 #
 # For a logit z, a target t in [0, 1] and a weight w of the positive term, with s the sigmoid:
@@ -18,7 +19,7 @@
 #
 # Its terms have one sign each too. module.pxi gives the losses their names in Python.
 
-from vecmath cimport (
+from .vecmath cimport (
     absolute, exp_pair, floating, log1p_pair, muladd, residual, sigmoid_pair, two_sum,
 )
 

@@ -11,16 +11,15 @@ from libc.string cimport memset
 
 cimport numpy as cnp
 
-cimport activations
-cimport losses
+from bcenet.cimports cimport activations, losses
 cimport optimizers
-from losses cimport bce
+from bcenet.cimports.losses cimport bce
 from random cimport DROPS, shuffle
 from source cimport (
     FLOAT16, FLOAT32, FLOAT64, INT8, INT16, INT32, INT64, MAX_DIMENSIONS, UINT8, UINT16, UINT32,
     UINT64, read_block,
 )
-from vecmath cimport muladd
+from bcenet.cimports.vecmath cimport muladd
 
 include "plan.pxi"
 include "rows.pxi"

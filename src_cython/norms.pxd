@@ -10,8 +10,8 @@
 # Means are sums of numbers in float64, in an order that depends on shapes alone.
 
 from affine cimport lane_sum
-from losses cimport sum_block
-from vecmath cimport floating, muladd, square_root
+from bcenet.cimports.losses cimport sum_block
+from bcenet.cimports.vecmath cimport floating, muladd, square_root
 
 cdef enum Norm:
     NO_NORM

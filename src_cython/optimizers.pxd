@@ -3,7 +3,7 @@
 # not finite: the check hides behind the divisions. `prepare` computes what a step has in
 # common. module.pxi gives the rules their names in Python.
 
-from vecmath cimport floating, muladd, not_finite, square_root
+from bcenet.cimports.vecmath cimport floating, muladd, not_finite, square_root
 
 cdef enum Rule:
     SGD

@@ -133,7 +133,8 @@ cdef bint update_run(const Job* job, const Values* values, Py_ssize_t offset,
     for i in range(STATES):
         state[i] = NULL if values.state[i] == NULL else <floating*> values.state[i] + offset
     finite = update(w, state[0], state[1], state[2], g, &job.plan.hyper, &job.step, group, n)
-    if job.average_rate > 0:
+    # Where max-norm bounds the matrices afterwards, their average waits for that.
+    if job.average_rate > 0 and (job.plan.objective.max_norm == 0 or group >= NORMS):
         average(<floating*> values.average + offset, <const floating*> w,
                 <floating> job.average_rate, n)
     return finite
@@ -507,10 +508,18 @@ cdef inline floating held(double square, double limit, floating* unused) noexcep
 
 
 cdef void max_norm_item(Job* job, floating* scratch, int64_t index) noexcept nogil:
-    """Hold the norm of each unit's weights (Srebro and Shraibman 2005) in all columns of a
+    """Hold the norm of each unit's weights in a layer, and take them into their average."""
+    cdef const Layer* layer = &job.plan.layers[index]
+    hold_norms(job.plan, layer, index, scratch)
+    if job.average_rate > 0:
+        average(<floating*> layer.matrix.average, <const floating*> layer.matrix.w,
+                <floating> job.average_rate, layer.rows * padded(layer.columns))
+
+
+cdef void hold_norms(const Plan* plan, const Layer* layer, int64_t index,
+                     floating* scratch) noexcept nogil:
+    """Bound the norm of each unit's weights (Srebro and Shraibman 2005) in all columns of a
     layer: the sum of a column runs down the rows, whatever the panels' width."""
-    cdef const Plan* plan = job.plan
-    cdef const Layer* layer = &plan.layers[index]
     cdef double limit = plan.objective.max_norm
     cdef double sums[PANEL_32]
     cdef floating factors[PANEL_32]

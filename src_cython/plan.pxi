@@ -8,12 +8,12 @@
 
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
-from activations cimport RELU as RELU_ACTIVATION, activate
+from bcenet.cimports.activations cimport RELU as RELU_ACTIVATION, activate
 from affine cimport (
     Finish, GATE, LINE, MULTIPLY, PANEL_32, PANEL_64, RELU, STORE, UNIT, bcn_transpose_float32,
     bcn_transpose_float64, dots, lane_sum, leading, padded, product,
 )
-from losses cimport loss_block, sigmoid, smooth_block, sum_block
+from bcenet.cimports.losses cimport loss_block, sigmoid, smooth_block, sum_block
 from norms cimport (
     BATCH_NORM, LAYER_NORM, NO_NORM, deviation_inverse, normalize_row, normalize_row_back,
     standardize_row, standardize_row_back,
@@ -24,7 +24,7 @@ from optimizers cimport (
 )
 from random cimport drop_row
 from source cimport Layout, copy_run, is_plain, prefetch_row, read_row
-from vecmath cimport absolute, floating, not_finite, square_root
+from bcenet.cimports.vecmath cimport absolute, floating, not_finite, square_root
 
 cdef extern from "platform.h" nogil:
     ctypedef struct bcn_member:

@@ -7,7 +7,7 @@ from libc.stdint cimport (
 )
 from libc.string cimport memcpy
 
-from vecmath cimport bcn_float32, floating
+from bcenet.cimports.vecmath cimport bcn_float32, floating
 
 cdef extern from "platform.h" nogil:
     void bcn_prefetch(const void* p)

@@ -1,3 +1,4 @@
+# cython: cdivision=True, overflowcheck=False
 # Elementary functions of one number, written so that a loop over them vectorises:
 # no branch, no table, no call into libm. Coefficients: coefficients.py prints them.
 #
@@ -10,7 +11,7 @@ ctypedef fused floating:
     float
     double
 
-cdef extern from "platform.h" nogil:
+cdef extern from "bcenet_math.h" nogil:
     enum: bcn_has_fma
     float bcn_muladdf(float a, float b, float c)
     double bcn_muladd(double a, double b, double c)

@@ -179,13 +179,16 @@ def test_the_encoder_sees_the_training_rows_alone(run, tmp_path):
 def test_training_options_reach_the_network(run, data, tmp_path):
     arguments = "--hidden 8,4 --activation tanh,gelu --dtype float64 --optimizer sgd --epochs 2"
     arguments += " --learning-rate 0.5 --weight-decay 0.001 --batch-size 50 --threshold 0.4"
+    arguments += " --schedule cosine --dropout 0.25 --normalization layer"
     arguments += " --categorical code --drop size --validation 0.25 --quiet --json"
     out = json.loads(run("train", data, "--target", "answer", *arguments.split()))
     assert out["network"]["layer_sizes"][1:] == [8, 4, 1]
     assert out["network"]["activations"] == ["tanh", "gelu"]
+    assert out["network"]["normalization"] == ["layer", "layer"]
     assert out["network"]["dtype"] == "float64"
     training = out["training"]
     assert training["optimizer"] == "sgd"
+    assert (training["schedule"], training["dropout"]) == ("cosine", 0.25)
     assert (training["learning_rate"], training["weight_decay"]) == (0.5, 0.001)
     assert (training["batch_size"], training["epochs"]) == (50, 2)
     assert (training["rows"], training["held_out_rows"]) == (300, 100)
@@ -463,6 +466,9 @@ def test_a_label_that_the_model_does_not_know(refused, model, tmp_path):
         ("train DATA --target answer --activation relu,tanh,relu", "activation must be a name or"),
         ("train DATA --target answer --optimizer adan", "(did you mean 'adam'?)"),
         ("train DATA --target answer --dtype float16", "must be one of 'float32', 'float64'"),
+        ("train DATA --target answer --schedule cosinus", "(did you mean 'cosine'?)"),
+        ("train DATA --target answer --dropout 1", "must be a number from 0 to below 1; got '1'"),
+        ("train DATA --target answer --normalization bach", "(did you mean 'batch'?)"),
         ("train DATA --target answer --learning-rate 0", "must be a number above 0; got '0'"),
         ("train DATA --target answer --learning-rate nan", "must be a number above 0; got 'nan'"),
         ("train DATA --target answer --learning-rate -1", "must be a number above 0; got '-1'"),

@@ -12,7 +12,6 @@ import pytest
 import bcenet
 import bcenet._dispatch
 
-ROOT = pathlib.Path(__file__).parent.parent
 FOLDER = pathlib.Path(bcenet.__file__).parent
 NATIVE = sorted(FOLDER.glob("_*.so"))
 

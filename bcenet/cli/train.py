@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bcenet.tabular import TabularEncoder
 
 _ADAMW_DECAY = 0.3
+_DECAYING = ("adamw", "amsgrad", "lion", "sgd")
 _MEASURES = ("f1", "balanced-accuracy", "accuracy")  # that --threshold can name
 
 
@@ -65,6 +66,12 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         help="activation of the hidden layers, one for all or one each (default: silu)",
     )
     network.add_argument(
+        "--normalization",
+        type=arguments.choice("batch", "layer"),
+        metavar="NAME",
+        help="of the hidden layers: batch or layer (default: none)",
+    )
+    network.add_argument(
         "--dtype",
         type=arguments.choice("float32", "float64"),
         default="float32",
@@ -94,22 +101,39 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     )
     training.add_argument(
         "--optimizer",
-        type=arguments.choice("adam", "adamw", "rmsprop", "sgd"),
+        type=arguments.choice("adam", "adamw", "amsgrad", "lion", "rmsprop", "sgd"),
         default="adamw",
         metavar="NAME",
-        help="adam, adamw, rmsprop or sgd (default: adamw)",
+        help="adam, adamw, amsgrad, lion, rmsprop or sgd (default: adamw)",
     )
     training.add_argument(
         "--learning-rate",
         type=arguments.number("a number above 0", 0.0, math.inf, open_minimum=True),
         metavar="X",
-        help="(default: 0.01 with sgd, 0.001 with the others)",
+        help="(default: 0.01 with sgd, 0.0001 with lion, 0.001 with the others)",
     )
     training.add_argument(
         "--weight-decay",
         type=arguments.number("a number of at least 0", 0.0, math.inf),
         metavar="X",
-        help="decoupled weight decay (default: 0.3 with adamw, 0 with sgd; the others have none)",
+        help="decoupled weight decay (default: 0.3 with adamw, 0 with amsgrad, lion and sgd; "
+        "adam and rmsprop have none)",
+    )
+    training.add_argument(
+        "--schedule",
+        type=arguments.choice(
+            "constant", "inverse-scaling", "adaptive", "cosine", "one-cycle", "warm-up", "coslog4"
+        ),
+        metavar="NAME",
+        help="of the learning rate: constant, inverse-scaling, adaptive, cosine, one-cycle, "
+        "warm-up or coslog4, over --epochs (default: constant)",
+    )
+    training.add_argument(
+        "--dropout",
+        type=arguments.number("a number from 0 to below 1", 0.0, 1.0, open_maximum=True),
+        default=0.0,
+        metavar="P",
+        help="part of the hidden units that a step leaves out (default: 0)",
     )
     held_out = training.add_mutually_exclusive_group()
     held_out.add_argument(
@@ -161,6 +185,7 @@ def run(options: argparse.Namespace) -> None:
     network = bcenet.Network(
         [data.encoder.n_features_out, *options.hidden, 1],
         options.activation[0] if len(options.activation) == 1 else options.activation,
+        normalization=options.normalization,
         dtype=options.dtype,
         random_state=options.seed,
     )
@@ -178,6 +203,8 @@ def run(options: argparse.Namespace) -> None:
             data.X,
             data.y,
             optimizer=optimizer,
+            schedule=options.schedule,
+            dropout=options.dropout,
             batch_size=batch_size,
             epochs=options.epochs or (200 if validation else 20),
             validation_data=validation,
@@ -199,6 +226,8 @@ def run(options: argparse.Namespace) -> None:
             "held_out_rows": held_out_rows,
             "optimizer": options.optimizer,
             **optimizer.hyper(),
+            "schedule": options.schedule or "constant",
+            "dropout": options.dropout,
             "batch_size": batch_size,
             "epochs": len(history.loss),
             "best_epoch": best_epoch,
@@ -295,9 +324,10 @@ def _optimizer(options: argparse.Namespace) -> Optimizer:
     if options.learning_rate is not None:
         given["learning_rate"] = options.learning_rate
     if options.weight_decay is not None:
-        if options.optimizer not in ("adamw", "sgd"):
+        if options.optimizer not in _DECAYING:
             raise ValueError(
-                f"--weight-decay needs --optimizer adamw or sgd; got {options.optimizer}"
+                f"--weight-decay needs --optimizer {', '.join(_DECAYING[:-1])} or {_DECAYING[-1]}; "
+                f"got {options.optimizer}"
             )
         given["weight_decay"] = options.weight_decay
     elif options.optimizer == "adamw":

@@ -2,7 +2,10 @@
 
 import copy
 import io
+import pathlib
 import pickle
+import re
+import subprocess
 import sys
 import warnings
 
@@ -325,6 +328,9 @@ def test_warnings_are_mlp_classifier_s():
     X, y = binary()
     with pytest.warns(ConvergenceWarning, match=r"Maximum iterations \(3\) reached and the"):
         BCENetClassifier(alpha=0.0, max_iter=3).fit(X, y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a fixed number of epochs was asked for
+        BCENetClassifier(alpha=0.0, max_iter=3, n_iter_no_change=np.inf).fit(X, y)
     with pytest.warns(UserWarning, match="Got `batch_size` less than 1 or larger than sample"):
         BCENetClassifier(alpha=0.0, max_iter=3, batch_size=204).fit(X, y)
 
@@ -1501,6 +1507,26 @@ def test_metadata_routing_brings_validation_rows_through_a_pipeline():
         request = classifier.get_metadata_routing()
         assert request.fit.requests["X_val"] is True
         assert set(request.predict_proba.requests) == {"corrected", "offset"}
+
+
+def test_without_scikit_learn_an_import_error_names_the_extra():
+    code = "import sys; sys.modules['sklearn'] = None; import bcenet.sklearn"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    last = result.stderr.splitlines()[-1]
+    assert last == "ImportError: bcenet.sklearn needs scikit-learn: pip install 'bcenet[sklearn]'"
+
+
+EXAMPLE = pathlib.Path(__file__).parent.parent / "examples" / "adult_sklearn.py"
+
+
+@pytest.mark.skipif(not EXAMPLE.exists(), reason="the sources are not here")
+def test_the_example_runs():
+    code = f"import runpy; runpy.run_path({str(EXAMPLE)!r})['main'](1500)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+    losses = re.findall(r"corrected=\w+ *: AUC 0.\d+, log-loss (0.\d+)", result.stdout)
+    uncorrected, corrected = map(float, losses)
+    assert corrected < uncorrected - 0.02
 
 
 def test_clones_pickles_and_the_html_repr():

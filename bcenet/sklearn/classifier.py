@@ -59,7 +59,8 @@ class BCENetClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         shuffle: take the rows in another order each epoch.
         random_state: of the first weights, the validation rows and the shuffling.
         tol, n_iter_no_change: the fit stops once the loss (the validation score with
-            early_stopping) has not improved by tol for more than so many epochs in a row.
+            early_stopping) has not improved by tol for more than so many epochs in a row. With
+            n_iter_no_change=numpy.inf it lasts max_iter epochs, and max_iter is no warning.
         verbose: print the loss of each epoch.
         warm_start: go on from where the last fit ended, with the optimizer's moments, counters
             and schedule: k epochs and then k more are 2 k epochs at once, bit for bit.

@@ -356,13 +356,17 @@ class Fit:
             warnings.warn("Training interrupted by user.", stacklevel=_TO_CALLER)
         if estimator.n_iter_ == 0 and not hasattr(estimator, "loss_"):
             estimator.loss_ = np.nan  # L-BFGS began at a minimum
-        if not self.incremental and estimator.n_iter_ == self.epochs and not monitor.stopped:
+        if estimator.n_iter_ == self.epochs and not monitor.stopped:
             self._warn_of_the_end()
         if state.best is not None:
             estimator.network_ = state.best
         estimator._training = state
 
     def _warn_of_the_end(self) -> None:
+        """That max_iter ended the fit, unless just so many epochs were asked for."""
+        never_stops = np.isinf(self.estimator.n_iter_no_change) and not self.full_batch
+        if self.incremental or never_stops:
+            return
         message = (
             f"Stochastic Optimizer: Maximum iterations ({self.epochs}) reached and the "
             "optimization hasn't converged yet."

@@ -83,6 +83,11 @@ class Callbacks:
     def append(self, callback: Any) -> None:
         self._callbacks.append(callback)
 
+    @property
+    def show_progress(self) -> bool:
+        """Whether one of them sees to it that progress is shown, or that none is."""
+        return any(getattr(callback, "shows_progress", False) for callback in self._callbacks)
+
     def call(self, hook: str, state: State) -> bool:
         """Call a hook of every callback that has it; whether one asked to stop."""
         stop = False
@@ -99,8 +104,11 @@ class Callbacks:
 class ProgressBar:
     """A bar of epochs on standard error, with the losses; needs tqdm.
 
-    `bcenet.fit` shows one by itself where standard error is a terminal and tqdm is installed.
+    `bcenet.fit` shows one by itself where standard error is a terminal and tqdm is installed,
+    unless a callback has a true attribute ``shows_progress``, as this one has.
     """
+
+    shows_progress = True
 
     def on_fit_begin(self, state: State) -> None:
         try:

@@ -8,7 +8,8 @@ class History:
 
     Attributes:
         loss: the weighted mean over the epoch's rows, each as it was seen, before the step of
-            its batch; without penalties.
+            its batch; without penalties. With ``label_reduction="sum"`` the mean over the
+            batches' losses, each counted by its rows, as scikit-learn has it.
         penalty: the epoch's penalties, divided as ``loss`` is: loss + penalty is what was made
             small.
         validation_loss: after the epoch, on the validation data; empty without any.

@@ -104,7 +104,8 @@ def fit(
     Arguments:
         network: changed at the end of every epoch; training works on a private copy.
         X: (n, inputs), finite, any real dtype and strides; read batch by batch, never copied.
-        y: (n,) for one output or (n, k) for k: labels, or probabilities in [0, 1].
+        y: (n,) for one output or (n, k) for k: labels, or probabilities in [0, 1]. Both classes
+            must be there, unless an optimizer object goes from one part of the data to the next.
         optimizer: "sgd", "adam", "adamw", "amsgrad", "rmsprop", "lion", "lbfgs", or an object such
             as bcenet.Adam(0.01), which keeps its state for the next fit.
         learning_rate: of an optimizer given by name; None takes its default.
@@ -120,7 +121,8 @@ def fit(
             one unless another is given.
         loss: "bce", "focal", or a `bcenet.FocalLoss`.
         label_reduction: "mean" over all label elements; or "sum" over a row's labels, of which the
-            mean over rows is taken, as scikit-learn does.
+            mean over rows is taken, as scikit-learn does: the history then holds the mean over
+            an epoch's batches by their rows, not by their weights.
         missing_labels: "error", or "ignore": NaN in y counts neither in sums nor in divisors.
         offset: (n,) or y's shape, added to the logits: what another model said already.
         schedule: of the learning rate: a name or an object of `bcenet.schedules`.
@@ -193,9 +195,10 @@ def _fit(
     plan = _plan(network, **options)
     hooks = callbacks_.Callbacks(callbacks)
     rows = rows_.check(network, X, y, sample_weight, offset, missing=plan.objective.masked)
-    _check_classes(rows.y, plan.objective.masked)
+    if not isinstance(options["optimizer"], optimizers.Optimizer):
+        _check_classes(rows.y, plan.objective.masked)
     validation = _check_validation(network, validation_data, plan.objective.masked)
-    if callbacks_.shows_progress():
+    if callbacks_.shows_progress() and not hooks.show_progress:
         hooks.append(callbacks_.ProgressBar())
     course = _Course(network, plan, hooks, validation)
     held = [network._fitting]

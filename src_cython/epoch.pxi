@@ -109,6 +109,8 @@ cdef void train(Job* job) noexcept nogil:
     """
     cdef Plan* plan = job.plan
     cdef double labels = plan.outputs if plan.objective.label_sum else 1
+    cdef bint by_rows = plan.objective.label_sum and job.stage != GRADIENT_ONLY
+    cdef double share
     for job.batch in range(job.first_batch, job.last_batch):
         job.batch_rows = min(job.batch_size, job.rows - job.batch * job.batch_size)
         rows_phases(job)
@@ -120,15 +122,18 @@ cdef void train(Job* job) noexcept nogil:
         if job.stage == LOGITS_ONLY:
             continue
         job.batch_weight = weight_of(job, 0, job.batch_rows)
-        job.loss += sum_block(<const double*> plan.row_loss, job.batch_rows)
-        job.weight += job.batch_weight
         if job.batch_weight == 0:
             continue
+        # An epoch's loss is the mean of its batches' losses: by their weights, or, as
+        # scikit-learn has it, by their rows.
+        share = job.batch_rows / job.batch_weight if by_rows else 1
+        job.loss += share * sum_block(<const double*> plan.row_loss, job.batch_rows)
+        job.weight += job.batch_rows if by_rows else job.batch_weight
         job.penalty_scale = labels / job.batch_weight
         job.gradient_scale = 1 if job.has_derivatives else job.penalty_scale
         if has_penalty(plan):
             stripes(job, PENALTIES, plan.n_stripes)
-            job.penalty += total(plan, plan.n_sums - plan.n_layers - 1)
+            job.penalty += share * total(plan, plan.n_sums - plan.n_layers - 1)
         if job.stage != GRADIENT_ONLY:
             plan.steps += 1
             if plan.objective.average_rate > 0:

@@ -228,6 +228,28 @@ def test_validation_weights():
     assert history.validation_loss == pytest.approx([float(expected)], rel=1e-14)
 
 
+def test_lbfgs_counts_the_penalty_once():
+    """At its minimum the derivative of loss and penalty is 0."""
+    X, y = problem(200, soft=True)
+    net = bcenet.Network([7, 1], dtype="float64", random_state=0)
+    history = bcenet.fit(net, X, y, optimizer=bcenet.LBFGS(1e-7), epochs=500, l2=3.0)
+    loss, gradient = net.loss_gradient(X, y)
+    assert np.abs(gradient.coefs[0] + 3.0 / 200 * net.coefs[0]).max() < 1e-7
+    assert abs(gradient.intercepts[0].item()) < 1e-7
+    assert history.loss[-1] == pytest.approx(loss, rel=1e-12)
+    assert history.penalty[-1] == pytest.approx(np.sum(net.coefs[0] ** 2) * 1.5 / 200, rel=1e-12)
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_a_part_of_the_data_may_hold_one_class(label):
+    net, (X, _) = make_network(), problem(50)
+    with pytest.raises(ValueError, match=f"y must hold both classes; got only {label}"):
+        bcenet.fit(net, X, np.full(50, label))
+    before = bcenet.bce_loss(net.decision_function(X), np.full(50, label))
+    history = bcenet.fit(net, X, np.full(50, label), optimizer=bcenet.Adam(), epochs=5)
+    assert history.loss[-1] < before
+
+
 @pytest.mark.parametrize("sizes", [[4, 600, 600, 300], [3000, 2, 500], [2, 2, 1000]])
 def test_wide_layers_and_many_outputs(sizes):
     # Blocks of rows are smallest, and what a row of the loss needs is largest.

@@ -542,8 +542,9 @@ def fit(
 
     Returns the new parameters and the history: one "loss", "penalty" and "validation_loss" an
     epoch, and "raw", the trained parameters behind an average, and "statistics". A batch whose
-    weights sum to 0 is skipped. The validation loss is that of the targets as they are, without
-    label smoothing.
+    weights sum to 0 is skipped. An epoch's loss is the mean of its batches', by their weights or,
+    with `label_sum`, by their rows. The validation loss is that of the targets as they are,
+    without label smoothing.
 
     `schedule` lists the factors of the learning rate of each epoch's steps. `dropout` is (rates
     a layer in parts of 65536, seed). `ema` is the decay of a moving average after every step,
@@ -581,9 +582,9 @@ def fit(
                 weight = np.where(np.isnan(y[batch]), 0, weight)
             if weight.sum() == 0:
                 continue
-            divisor = weight.sum()
+            divisor = share = weight.sum()
             if loss_options.get("label_sum"):
-                divisor = divisor / layer_sizes[-1]
+                divisor, share = divisor / layer_sizes[-1], len(batch)
             batch_options = {**loss_options, "sample_weight": weight}
             if offset is not None:
                 batch_options["offset"] = offset[batch]
@@ -612,9 +613,9 @@ def fit(
             if ema is not None:
                 averaged += 1
                 average += (w - average) * (1 if averaged == 1 else 1 - ema)
-            total += loss * divisor
-            total_weight += divisor
-            total_penalty += penalty
+            total += loss * share
+            total_weight += share
+            total_penalty += penalty / divisor * share
         if swa is not None and epoch + 1 > swa * len(order):
             averaged += 1
             average += (w - average) / averaged

@@ -241,6 +241,9 @@ class Network:
                     f"{name} must have shape ({count},) and dtype {config['dtype']}; "
                     f"got {checks.describe(array)}"
                 )
+        for mean_and_variance in shape.split_statistics(statistics):
+            if np.any(mean_and_variance[1] < 0):
+                raise ValueError("statistics must hold no variance below 0")
         network = cls.__new__(cls)
         network._set_shape(
             sizes,

@@ -66,7 +66,7 @@ cdef inline floating power_of(floating head, floating tail, floating g) noexcept
     away = muladd(g, tail, -residual(x, g, head))
     e = exp_pair(&e_tail, x)
     e_tail = muladd(-e, away, e_tail)
-    return e + e_tail if x < largest else 0  # residual is NaN where x is infinite
+    return 0 if x >= largest else e + e_tail  # residual is NaN where x is infinite; a NaN stays
 
 
 cdef inline floating focal(floating* dz, floating z, floating t, floating w,

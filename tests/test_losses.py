@@ -14,6 +14,7 @@ from helpers import (
     exact_gradient,
     exact_loss,
     exact_parts,
+    mp,
     needs_long_double,
     relative_to_largest,
     ulp_error,
@@ -23,6 +24,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import bcenet
+import bcenet._dispatch
+import bcenet.kernels
 
 FUNCTIONS = {
     "bce_loss": bcenet.bce_loss,
@@ -128,6 +131,119 @@ def test_every_lane_gives_the_same_bits(isa, dtype):
         loss_alone, gradient_alone = both(logits[alone], targets[alone])
         assert (loss_alone, gradient_alone) == (loss[alone], gradient[alone])
         assert bcenet.sigmoid(logits[alone]) == p[alone]
+
+
+# ----------------------------------------------------------------------- N1: the focal loss
+
+# Measured over these logits and gammas: 3.5 (float64) and 5.1 (float32, gamma 5). A power of the
+# probability has gamma times the relative error of its logarithm, half a unit or less.
+FOCAL_LIMITS = {np.float64: 4.0, np.float32: 6.0}
+
+
+@functools.cache
+def exact_focal(z, t, gamma, w=1.0):
+    """(loss, gradient) of one logit to 80 digits: the limits where z is infinite."""
+    p, q, tail = exact_parts(z)
+    above = mp.inf if z == np.inf else tail + max(mp.mpf(z), 0) if z > -np.inf else mp.mpf(0)
+    below = mp.inf if z == -np.inf else tail + max(-mp.mpf(z), 0) if z < np.inf else mp.mpf(0)
+    negative = (1 - mp.mpf(t)) * p**gamma if p else mp.mpf(0)
+    positive = mp.mpf(w) * mp.mpf(t) * q**gamma if q else mp.mpf(0)
+    loss, gradient = mp.mpf(0), mp.mpf(0)
+    if negative:
+        loss += negative * above
+        gradient += negative * (gamma * (q * above if q else 0) + p)
+    if positive:
+        loss += positive * below
+        gradient -= positive * (gamma * (p * below if p else 0) + q)
+    return loss, gradient
+
+
+def focal(z, t, gamma, w=1.0):
+    z = np.ascontiguousarray(z)
+    return bcenet.kernels.loss("focal", z, np.full_like(z, t), np.full_like(z, w), gamma)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0, 5.0])
+@pytest.mark.parametrize("target", [0.0, 1.0, 0.5, 0.9])
+def test_n1_focal_loss_and_gradient_against_mpmath(isa, dtype, gamma, target):
+    logits = chosen_logits(dtype)[::3]
+    target = float(dtype(target))
+    loss, gradient = focal(logits, target, gamma)
+    assert loss.dtype == gradient.dtype == dtype
+    assert not np.signbit(loss).any()
+    unit = 2.0**-53 if dtype == np.float64 else 2.0**-24
+    for z, got_loss, got_gradient in zip(
+        logits.tolist(), loss.tolist(), gradient.tolist(), strict=True
+    ):
+        exact_loss, exact = exact_focal(z, target, gamma)
+        assert ulp_error(got_loss, exact_loss, dtype) <= FOCAL_LIMITS[dtype], f"loss at {z!r}"
+        if target in (0.0, 1.0):
+            assert ulp_error(got_gradient, exact, dtype) <= FOCAL_LIMITS[dtype], f"at {z!r}"
+        else:  # a difference, of up to 1.2
+            limit = FOCAL_LIMITS[dtype] * unit
+            assert abs(got_gradient - exact) <= limit, f"gradient at {z!r}"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+def test_n1_focal_loss_at_the_limits(isa, dtype, gamma):
+    logits = np.array([np.inf, -np.inf, np.nan], dtype)
+    assert np.array_equal(focal(logits, 0.0, gamma), [[np.inf, 0, np.nan], [1, 0, np.nan]],
+                          equal_nan=True)  # fmt: skip
+    assert np.array_equal(focal(logits, 1.0, gamma, 2.0), [[0, np.inf, np.nan], [0, -2, np.nan]],
+                          equal_nan=True)  # fmt: skip
+    assert np.array_equal(focal(logits, 1.0, gamma, 0.0)[0][:2], [0, 0])
+
+
+@needs_long_double
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0, 5.0])
+def test_n2_focal_grid(isa, gamma):
+    rng = np.random.default_rng(0)
+    z = np.concatenate([np.linspace(-760, 760, 20_001), rng.uniform(-40, 40, 20_000)])
+    for dtype, wide in ((np.float64, np.longdouble), (np.float32, np.float64)):
+        logits = z.astype(dtype)
+        for target in (0.0, 1.0):
+            exact = ref.LOSSES["focal"](
+                logits.astype(wide), np.full(z.shape, target, wide), gamma=gamma
+            )
+            for got, expected in zip(focal(logits, target, gamma), exact, strict=True):
+                assert ulp_errors(got, expected).max() <= FOCAL_LIMITS[dtype]
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0, 5.0])
+@pytest.mark.parametrize("target", [0.0, 1.0, 0.3])
+def test_focal_gradient_against_finite_differences(isa, gamma, target):
+    z, h = np.linspace(-9, 9, 181), 1e-4
+    losses = [focal(z + step, target, gamma, 2.5)[0] for step in (h, -h, 2 * h, -2 * h)]
+    differences = (8 * (losses[0] - losses[1]) - (losses[2] - losses[3])) / (12 * h)
+    assert relative_to_largest(focal(z, target, gamma, 2.5)[1], differences) < 1e-10
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_focal_of_every_lane_gives_the_same_bits(isa, dtype):
+    logits = chosen_logits(dtype)[::7]
+    loss, gradient = focal(logits, 0.3, 2.0)
+    for i in range(len(logits)):
+        alone = focal(logits[i : i + 1].copy(), 0.3, 2.0)
+        assert (alone[0][0], alone[1][0]) == (loss[i], gradient[i])
+
+
+def test_n1_focal_bits_of_avx2_and_avx512():
+    if not {"v3", "v4"} <= set(bcenet._dispatch.available()):
+        pytest.skip("compares AVX2 with AVX-512 and needs a processor with both")
+    for dtype in DTYPES:
+        results = []
+        for name in ("v3", "v4"):
+            with bcenet._dispatch.use(name):
+                results.append(np.array(focal(chosen_logits(dtype), 0.3, 1.7)).tobytes())
+        assert results[0] == results[1]
+
+
+def test_focal_is_bce_times_a_power_of_the_error():
+    z = np.linspace(-5, 5, 21)
+    loss, _ = bcenet.bce_loss_gradient(z, np.ones(21), reduction="none")
+    assert focal(z, 1.0, 2.0)[0] == pytest.approx(bcenet.sigmoid(-z) ** 2 * loss, rel=1e-14)
 
 
 # --------------------------------------------------------------------------- N2: the grid

@@ -216,6 +216,19 @@ def test_a_file_brings_all_of_it_back(case, dtype, tmp_path):
     assert np.array_equal(other.predict_proba(X), net.predict_proba(X))
 
 
+@pytest.mark.parametrize("index", [9, 17])
+def test_a_file_with_a_variance_below_0_is_refused(index, tmp_path):
+    net = bcenet.Network([7, 9, 1], normalization="batch")
+    net.statistics[index] = -1e-3
+    net.save(tmp_path / "net.bcenet")
+    with pytest.raises(bcenet.ModelFormatError, match=r"statistics must hold no variance below 0"):
+        bcenet.load(tmp_path / "net.bcenet")
+    net.statistics[:9] = -1  # means may be
+    net.statistics[9:] = 0
+    net.save(tmp_path / "net.bcenet")
+    assert np.array_equal(bcenet.load(tmp_path / "net.bcenet").statistics, net.statistics)
+
+
 def test_layout_of_the_parameters():
     net = make("all")
     sizes = net.layer_sizes

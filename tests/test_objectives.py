@@ -17,7 +17,7 @@ from helpers import (
     problem,
     relative_to_largest,
 )
-from test_training import fit_steps, interrupted_fit
+from test_training import fit_steps, interrupted_at_line, interrupted_fit
 
 import bcenet
 import bcenet._dispatch
@@ -398,6 +398,40 @@ def test_n4_divergence_keeps_all_before_the_bad_step(case, n_threads, dtype):
     assert all(map(np.array_equal, parts, expected))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("loss", ref.LOSSES)
+@pytest.mark.parametrize("logit", [np.nan, np.inf])
+def test_n4_a_loss_of_nan_or_infinity_stops_the_fit(isa, loss, logit, dtype):
+    # Two hidden units overflow; their difference is NaN.
+    net = make_network((1, 2, 1), "identity", dtype)
+    net.parameters[:] = 0
+    net.coefs[0][...] = float(np.finfo(dtype).max)
+    net.coefs[1][...] = [[1], [-1 if np.isnan(logit) else 1]]
+    before = net.parameters.copy()
+    with pytest.raises(bcenet.NonFiniteError) as caught:
+        bcenet.fit(net, np.full((4, 1), 10.0), [0, 0, 0, 1], loss=loss)
+    assert (caught.value.epoch, caught.value.batch, caught.value.layer) == (1, 0, 0)
+    assert np.array_equal(net.parameters, before)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layer_sizes", [(7, 6, 1), (7, 3, 2)])
+def test_n4_a_norm_that_overflows_is_no_norm_to_hold(isa, layer_sizes, dtype):
+    # Squares are summed in float64: float32 weights overflow by themselves first.
+    growth = 1e200 if dtype == "float64" else 1e38
+    X, y = problem(60, outputs=layer_sizes[-1], dtype=dtype)
+    net, twin = (make_network(layer_sizes, "tanh", dtype) for _ in range(2))
+    optimizer = bcenet.SGD(1.0, weight_decay=growth)
+    for held in (net, twin):
+        held.coefs[0][...] *= 1e-3
+        held.coefs[1][...] *= 10
+    with pytest.raises(bcenet.NonFiniteError) as caught:
+        bcenet.fit(net, X, y, optimizer=optimizer, max_norm=100.0, averaging=bcenet.EMA(0.5),
+                   epochs=30)  # fmt: skip
+    assert (caught.value.epoch, caught.value.batch) == (1, 0)
+    assert np.array_equal(net.parameters, twin.parameters)
+
+
 # ------------------------------------------------------------------------------ S1: Ctrl-C
 
 
@@ -429,6 +463,43 @@ def test_s1_ctrl_c_leaves_the_last_whole_step(n_threads):
         assert np.array_equal(net.statistics, twin.statistics)
         for value, expected in zip(optimizer.state.values(), fresh.state.values(), strict=False):
             assert np.array_equal(value, expected)
+
+
+def test_s1_ctrl_c_between_any_two_lines():
+    # The average, the statistics and the optimizer hold one and the same step.
+    X, y = problem(64)
+    options = {"batch_size": 64, "random_state": 1, "schedule": "constant", "clip_norm": 0.5}
+
+    def fresh():
+        net = make_network((7, 6, 1), normalization="batch", feature_scale=True)
+        return net, bcenet.AMSGrad(), bcenet.EMA(0.5)
+
+    def parts(net, optimizer, average):
+        return [net.parameters, net.statistics, *optimizer.state.values(), average.raw,
+                average.average, average.count]  # fmt: skip
+
+    after = {}
+    for steps in (1, 2):
+        net, optimizer, average = fresh()
+        bcenet.fit(net, X, y, optimizer=optimizer, averaging=average, epochs=steps, **options)
+        after[steps] = parts(net, optimizer, average)
+    wrong = {}
+    for k in itertools.count(1):
+        net, optimizer, average = fresh()
+        where = interrupted_at_line(k, net, X, y, optimizer, averaging=average, epochs=2, **options)
+        if where is None:
+            break
+        found = parts(net, optimizer, average)
+        if optimizer.step:
+            same = len(found) == 8 and all(map(np.array_equal, found, after[optimizer.step]))
+        else:
+            start = fresh()[0]
+            same = all(map(np.array_equal, found, [start.parameters, start.statistics]))
+        if not same:
+            wrong[where] = optimizer.step
+        bcenet.fit(net, X, y, optimizer=optimizer, averaging=average, epochs=1, **options)
+    assert k > 100
+    assert wrong == {}
 
 
 # ----------------------------------------------------------------------- init_output_bias

@@ -53,7 +53,7 @@ def minimize(
     """Train a network in place; ``after(loss, penalty)`` follows every iteration, True stops.
 
     Raises: ImportError without SciPy; ValueError for options that L-BFGS has no place for;
-    NonFiniteError where the loss is not finite at the start.
+    NonFiniteError where the loss is not finite at the start, or an iteration overflows.
     """
     try:
         from scipy.optimize import minimize as scipy_minimize
@@ -62,17 +62,31 @@ def minimize(
     _refuse(network, plan)
     objective = plan.objective
     penalty = Penalty(network.shape, objective, divisor(network, rows, objective))
-    bare = type(objective)(**{**objective.__dict__, "l1": 0.0, "l2": 0.0})
-    gradient_pass = GradientPass(network, rows, bare, plan.n_threads)
+    gradient_pass = GradientPass(network, rows, objective.unpenalized(), plan.n_threads)
 
     def evaluate(w: np.ndarray) -> tuple[float, np.ndarray]:
         loss, gradient = gradient_pass(w.astype(network.dtype))
-        if not math.isfinite(loss):
+        if not (math.isfinite(loss) and np.isfinite(gradient).all()):
             return math.inf, np.zeros_like(w)  # the line search takes a shorter step
         return loss + penalty(w), gradient + penalty.gradient(w)
 
+    iterations = 0
+
+    def non_finite(when: str) -> NonFiniteError:
+        return NonFiniteError(
+            f"the loss is not finite {when} (scale the columns of X, or start from smaller "
+            "weights)",
+            epoch=iterations + 1,
+            batch=0,
+            layer=len(network.layer_sizes) - 2,
+        )
+
     def iterated(intermediate_result: Any) -> None:
+        nonlocal iterations
         w = intermediate_result.x
+        if not (math.isfinite(intermediate_result.fun) and np.isfinite(w).all()):
+            raise non_finite(f"in iteration {iterations + 1}")  # SciPy's own sums overflowed
+        iterations += 1
         gradient_pass.publish(w.astype(network.dtype), network.parameters)
         held = penalty(w)
         if after(float(intermediate_result.fun) - held, held):
@@ -81,13 +95,7 @@ def minimize(
     start = network.parameters.astype(np.float64)
     try:
         if not math.isfinite(evaluate(start)[0]):
-            raise NonFiniteError(
-                "the loss is not finite before the first iteration (scale the columns of X, or "
-                "start from smaller weights)",
-                epoch=1,
-                batch=0,
-                layer=len(network.layer_sizes) - 2,
-            )
+            raise non_finite("before the first iteration")
         scipy_minimize(
             evaluate,
             start,

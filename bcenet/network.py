@@ -277,7 +277,8 @@ class Network:
 
         Arguments: as for `bcenet.fit`.
 
-        Raises: ValueError as `bcenet.fit` does, or where a label has one class only.
+        Raises: ValueError as `bcenet.fit` does, or where a label has one class only or its
+        ``pos_weight`` is 0: its log-odds are infinite.
 
         Example:
             >>> import bcenet
@@ -290,6 +291,8 @@ class Network:
         targets = self.check_targets(targets, len(targets) if targets.ndim else 0, missing=True)
         weight = rows_.check_weight(sample_weight, targets, self.dtype)
         pos = losses.pos_weight_array(pos_weight, self.layer_sizes[-1])
+        if pos is not None and not np.all(pos > 0):
+            raise ValueError(f"pos_weight must be above 0; got {checks.describe(pos_weight)}")
         labels = targets.astype(np.float64).reshape(len(targets), -1)  # (n, k)
         weights = np.ones_like(labels)
         if weight is not None:

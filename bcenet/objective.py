@@ -69,6 +69,10 @@ class Objective(Record):
         """The same with the targets as they are: what a validation loss is measured with."""
         return type(self)(**{**self.__dict__, "smoothing": 0.0})
 
+    def unpenalized(self) -> Objective:
+        """The same without penalties: for a loss to which they are added elsewhere."""
+        return type(self)(**{**self.__dict__, "l1": 0.0, "l2": 0.0})
+
     def native(self) -> dict[str, Any]:
         return {**self.__dict__, "loss": kernels.loss_code(self.loss)}
 

@@ -20,6 +20,9 @@ class Record:
 
     def __init__(self, *values: Any, **named: Any) -> None:
         names = type(self).__annotations__
+        if len(values) == len(names) and not named:  # the usual call, once a step of a Trainer
+            self.__dict__.update(zip(names, values, strict=True))
+            return
         given = dict(zip(names, values, strict=False)) | named
         if len(values) + len(named) != len(names) or given.keys() != names.keys():
             raise TypeError(f"{type(self).__name__} takes {', '.join(names)}")

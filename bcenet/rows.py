@@ -64,13 +64,17 @@ def check(
         raise ValueError(f"{prefix}X must have at least one row; got 0")
     targets = network.check_targets(y, count, f"{prefix}y", missing=missing)
     weight = check_weight(sample_weight, targets, network.dtype, f"{prefix}sample_weight")
-    if missing and targets.dtype.kind == "f":
-        known = ~np.isnan(targets)
-        if weight is not None:
-            known &= (weight.reshape(count, -1) if known.ndim > weight.ndim else weight) > 0
-        if not known.any():
-            raise ValueError(f"{prefix}y must hold a label that is not NaN and has a weight")
+    if missing and not _holds_labels(targets, weight):
+        raise ValueError(f"{prefix}y must hold labels that weigh something; all such are missing")
     return Rows(array, targets, weight, network.check_offset(offset, count, f"{prefix}offset"))
+
+
+def _holds_labels(targets: np.ndarray, weight: np.ndarray | None) -> bool:
+    """Whether a target is there, not NaN, whose weight is not 0."""
+    known = ~np.isnan(targets)
+    if weight is not None:
+        known &= (weight if weight.ndim == targets.ndim else weight[:, np.newaxis]) > 0
+    return bool(known.any())
 
 
 def check_weight(

@@ -100,6 +100,7 @@ class Trainer:
         ]
         self._engine: kernels.Engine | None = None
         self._capacity = 0
+        self._configured = resolved.learning_rate  # in the engine
         self._held_by_call = [
             kernels.exclusive("trainer"),
             network._fitting,
@@ -197,7 +198,9 @@ class Trainer:
 
     def _step(self, rows: int, sources: rows_.Sources, derivatives: bool) -> kernels.Pass:
         engine = self._engine_for(rows)
-        engine.configure(self._optimizer.native_hyper())
+        if self._optimizer.learning_rate != self._configured:
+            engine.configure(self._optimizer.native_hyper())
+            self._configured = self._optimizer.learning_rate
         passed = engine.train(
             sources,
             rows,
@@ -251,6 +254,7 @@ class Trainer:
         )
         self._load(engine)
         self._engine, self._capacity = engine, rows
+        self._configured = self._optimizer.learning_rate
         return engine
 
     def _load(self, engine: kernels.Engine) -> None:

@@ -399,7 +399,7 @@ class _Run:
             self._batch_size,
             range(batches),
             order=order,
-            rates=rates,
+            rates=None if rates is None else rates[:batches],
             stage=plan.stage,
             seed=None if plan.drop_rates is None else plan.seed,
             epoch=plan.optimizer.epoch,
@@ -414,7 +414,7 @@ class _Run:
             order = kernels.row_order(plan.seed, optimizer.epoch, self.rows.n)
         self.learning_rate = optimizer.learning_rate
         if plan.schedule is not None:
-            rates = plan.schedule.factors(optimizer.epoch, self._batches)
+            rates = _rates(plan.schedule, optimizer.epoch, self._batches)
             self.learning_rate *= float(rates[-1])
         self._engine.configure(optimizer.native_hyper())
         passed = self._train(order, rates, self._batches)
@@ -443,7 +443,7 @@ class _Run:
         chosen: Any = slice(first, first + self._batch_size)
         if order is not None:
             chosen = order[chosen]
-        what = "the step overflowed the parameters or the optimizer's state"
+        what = "the step overflowed the parameters, the statistics or the optimizer's state"
         if status == "bad loss":
             layer = gradients.first_bad_layer(self._trained(), self.rows.X[chosen])
             what = "the loss is not finite"
@@ -463,6 +463,16 @@ class _Run:
         if averaging is None or averaging.raw is None:
             return self.network
         return Network.from_config(self.network.config(), averaging.raw, self.network.statistics)
+
+
+def _rates(schedule: Any, epoch: int, batches: int) -> np.ndarray:
+    """The factors of an epoch's steps, as the engine reads them; a schedule may be the user's."""
+    rates = checks.real_array("schedule.factors()", schedule.factors(epoch, batches))
+    if rates.shape != (batches,):
+        raise ValueError(f"schedule.factors() must have shape ({batches},); got {rates.shape}")
+    rates = np.ascontiguousarray(rates, np.float64)
+    kernels.check_values("schedule.factors()", rates, rates.dtype, "finite and not negative")
+    return rates
 
 
 def seed_of(random_state: Any, optimizer: Any) -> int:

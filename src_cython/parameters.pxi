@@ -125,7 +125,10 @@ cdef inline bint has_penalty(const Plan* plan) noexcept nogil:
 
 cdef bint update_run(const Job* job, const Values* values, Py_ssize_t offset,
                      const floating* g, int group, Py_ssize_t n) noexcept nogil:
-    """Apply the optimizer to n parameters that lie together; whether all stayed finite."""
+    """Apply the optimizer to n parameters that lie together; whether all stayed finite.
+
+    Their average follows at once, but that of weights whose norm is to be held first.
+    """
     cdef floating* w = <floating*> values.w + offset
     cdef floating* state[STATES]
     cdef bint finite
@@ -133,8 +136,7 @@ cdef bint update_run(const Job* job, const Values* values, Py_ssize_t offset,
     for i in range(STATES):
         state[i] = NULL if values.state[i] == NULL else <floating*> values.state[i] + offset
     finite = update(w, state[0], state[1], state[2], g, &job.plan.hyper, &job.step, group, n)
-    # Where max-norm bounds the matrices afterwards, their average waits for that.
-    if job.average_rate > 0 and (job.plan.objective.max_norm == 0 or group >= NORMS):
+    if job.average_rate > 0 and not (group == COEFS and job.plan.objective.max_norm > 0):
         average(<floating*> values.average + offset, <const floating*> w,
                 <floating> job.average_rate, n)
     return finite
@@ -226,9 +228,10 @@ cdef bint update_values(const Job* job, const Item* item, floating* unused) noex
     return finite
 
 
-cdef void gains_gradient(const Job* job, const Item* item, floating* unused) noexcept nogil:
+cdef bint gains_gradient(const Job* job, const Item* item, floating* unused) noexcept nogil:
     """The gradient of a line of gains and shifts; a step's batch also moves the running
-    mean and variance."""
+    mean and variance. Returns whether those stayed finite: the batch's own normalisation hides a
+    variance that overflows."""
     cdef const Layer* layer = &job.plan.layers[item.layer]
     cdef bint batch = layer.norm == BATCH_NORM and job.plan.batch_statistics
     cdef floating* gain = <floating*> layer.gains.gradient + item.column
@@ -238,6 +241,7 @@ cdef void gains_gradient(const Job* job, const Item* item, floating* unused) noe
     cdef double n = job.batch_rows
     cdef double unbiased = n / max(n - 1, <double> 1)
     cdef double sums[2 * LINE]
+    cdef bint bad = False
     cdef Py_ssize_t j
     if batch:
         for j in range(item.columns):
@@ -249,11 +253,13 @@ cdef void gains_gradient(const Job* job, const Item* item, floating* unused) noe
         gain[j] = <floating> (sums[j] * job.gradient_scale)
         gain[layer.ld_a + j] = <floating> (sums[LINE + j] * job.gradient_scale)
     if not batch or job.stage == GRADIENT_ONLY:
-        return
+        return True
     for j in range(item.columns):
         running[j] += momentum * ((<floating*> layer.mean)[item.column + j] - running[j])
         variance[j] += momentum * (<floating> (layer.variance[item.column + j] * unbiased)
                                    - variance[j])
+        bad |= not_finite(running[j]) | not_finite(variance[j])
+    return not bad
 
 
 cdef void parameters_item(Job* job, floating* scratch, int64_t index) noexcept nogil:
@@ -285,9 +291,9 @@ cdef void parameters_item(Job* job, floating* scratch, int64_t index) noexcept n
                 copy_values(gradient + i * item.ld, <const floating*> scratch + i * item.columns,
                             item.columns)
     elif item.kind == GAINS:
-        gains_gradient(job, item, scratch)
+        finite = gains_gradient(job, item, scratch)
         if job.stage == UPDATE_PLAIN:
-            finite = update_values(job, item, scratch)
+            finite &= update_values(job, item, scratch)
     if not finite:
         bcn_store_minimum(&job.bad_layer, item.layer)
 
@@ -507,32 +513,39 @@ cdef inline floating held(double square, double limit, floating* unused) noexcep
     return <floating> (limit / square_root(square)) if square > limit * limit else <floating> 1
 
 
-cdef void max_norm_item(Job* job, floating* scratch, int64_t index) noexcept nogil:
-    """Hold the norm of each unit's weights in a layer, and take them into their average."""
-    cdef const Layer* layer = &job.plan.layers[index]
-    hold_norms(job.plan, layer, index, scratch)
+cdef inline void average_row(const Job* job, const Layer* layer, Py_ssize_t row,
+                             Py_ssize_t start, Py_ssize_t n, floating* unused) noexcept nogil:
+    """Take weights whose norm is held into their average; ``unused`` gives the type."""
     if job.average_rate > 0:
-        average(<floating*> layer.matrix.average, <const floating*> layer.matrix.w,
-                <floating> job.average_rate, layer.rows * padded(layer.columns))
+        average(stored_row(layer, layer.matrix.average, row, start, unused),
+                <const floating*> stored_row(layer, layer.matrix.w, row, start, unused),
+                <floating> job.average_rate, n)
 
 
-cdef void hold_norms(const Plan* plan, const Layer* layer, int64_t index,
-                     floating* scratch) noexcept nogil:
-    """Bound the norm of each unit's weights (Srebro and Shraibman 2005) in all columns of a
-    layer: the sum of a column runs down the rows, whatever the panels' width."""
+cdef void max_norm_item(Job* job, floating* scratch, int64_t index) noexcept nogil:
+    """Hold the norm of each unit's weights (Srebro and Shraibman 2005) in all columns of a
+    layer: the sum of a column runs down the rows, whatever the panels' width. Their average
+    follows here."""
+    cdef const Plan* plan = job.plan
+    cdef const Layer* layer = &plan.layers[index]
     cdef double limit = plan.objective.max_norm
     cdef double sums[PANEL_32]
     cdef floating factors[PANEL_32]
     cdef floating* w
     cdef floating factor
     cdef Py_ssize_t panel, start, i, j, n
+    cdef bint bad = False  # a norm that overflowed would hold the weights at 0
     if layer.narrow:
         for i in range(layer.rows):
-            factor = held(row_sum(layer, layer.matrix.w, i, layer.fan_in, True, scratch), limit,
-                          scratch)
+            sums[0] = row_sum(layer, layer.matrix.w, i, layer.fan_in, True, scratch)
+            bad |= not_finite(sums[0])
+            factor = held(sums[0], limit, scratch)
             w = <floating*> layer.matrix.w + i * padded(layer.columns)
             for j in range(layer.fan_in):
                 w[j] *= factor
+            average_row(job, layer, i, 0, layer.fan_in, scratch)
+        if bad:
+            bcn_store_minimum(&job.bad_layer, index)
         return
     for panel in range(panels(layer)):
         start = panel * layer.panel
@@ -544,11 +557,15 @@ cdef void hold_norms(const Plan* plan, const Layer* layer, int64_t index,
             for j in range(n):
                 sums[j] += <double> w[j] * <double> w[j]
         for j in range(n):
+            bad |= not_finite(sums[j])
             factors[j] = held(sums[j], limit, scratch)
         for i in range(layer.fan_in):
             w = stored_row(layer, layer.matrix.w, i, start, scratch)
             for j in range(n):
                 w[j] *= factors[j]
+            average_row(job, layer, i, start, n, scratch)
+    if bad:
+        bcn_store_minimum(&job.bad_layer, index)
     if layer.wt != NULL:
         for i in range(plan.n_items):
             if plan.items[i].kind == TILE and plan.items[i].layer == index:

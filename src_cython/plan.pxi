@@ -79,7 +79,7 @@ cdef enum Status:
     INTERRUPTED
     BAD_INPUT  # a number of X is not finite: in prediction, which did not check it before
     BAD_LOSS  # a loss of the batch is not finite; its step was not taken
-    BAD_PARAMETERS  # the step made parameters or optimizer state that are not finite
+    BAD_PARAMETERS  # the step made parameters, statistics or state that are not finite
 
 cdef enum Part:
     # What is copied to and from flat arrays, laid out as Network.parameters or .statistics.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 
@@ -11,6 +12,7 @@ import pytest
 import reference as ref
 
 import bcenet
+import bcenet.optimizers
 
 # 80 decimal digits; mpmath numbers have no smallest or largest exponent.
 mp = mpmath.mp.clone()
@@ -133,14 +135,84 @@ def relative_to_largest(actual, expected):
     return float(difference / max(np.abs(expected).max(initial=0), np.finfo(float).tiny))
 
 
-def make_network(layer_sizes=(7, 6, 5, 1), activation="relu", dtype="float64", *, seed=1):
+def make_network(
+    layer_sizes=(7, 6, 5, 1), activation="relu", dtype="float64", *, seed=1, **options
+):
     """A network whose parameters are all random, those of the last layer too."""
-    net = bcenet.Network(layer_sizes, activation=activation, dtype=dtype, random_state=seed)
+    net = bcenet.Network(
+        layer_sizes, activation=activation, dtype=dtype, random_state=seed, **options
+    )
     rng = np.random.default_rng(seed)
     net.parameters[:] = rng.normal(scale=0.5, size=net.parameters.shape)
+    for values in [*(gain for gain, _ in net.norms), *([] if net.scale is None else [net.scale])]:
+        values += 1  # a normalisation's gains and the factors of X's columns lie around it
+    if net.statistics.size:  # means around 0, variances around 1
+        net.statistics[:] = rng.normal(scale=0.3, size=net.statistics.shape)
+        for mean_and_variance in net.shape.split_statistics(net.statistics):
+            mean_and_variance[1] = rng.uniform(0.5, 2, mean_and_variance[1].shape)
     return net
 
 
 def twin_layers(net, dtype=np.longdouble):
-    """The network's (W, b) for the twin's functions, copied into another dtype."""
-    return ref.unflatten(net.parameters.astype(dtype), net.layer_sizes)
+    """The network's parts for the twin's functions, copied into another dtype."""
+    return ref.unflatten(
+        net.parameters.astype(dtype),
+        net.layer_sizes,
+        net.shape.normalization,
+        net.shape.feature_scale,
+    )
+
+
+def twin_prediction(net, dtype=np.longdouble):
+    """What the twin's functions take besides, to normalise as predictions do."""
+    running = ref.pairs(net.statistics.astype(dtype), net.layer_sizes, net.shape.normalization)
+    return {"normalization": net.shape.normalization, "running": running}
+
+
+def fit_twin(net, X, y, optimizer, *, epochs, seed=None, **options):
+    """`bcenet.fit` by the twin, in float64, with the same options: (parameters, history).
+
+    Rows are taken in the order of a seed, or as they lie without one.
+    """
+    name = next(name for name, kind in bcenet.optimizers.BY_NAME.items() if kind is type(optimizer))
+    hyper = optimizer.hyper()
+    factors = hyper.pop("rate_factors")
+    n, batch_size = len(X), min(options.pop("batch_size", 200), len(X))
+    loss = options.pop("loss", "bce")
+    if isinstance(loss, bcenet.FocalLoss):
+        loss, options["gamma"] = "focal", loss.gamma
+    dropout = options.pop("dropout", 0)
+    if dropout:
+        hidden = len(net.layer_sizes) - 2
+        rates = list(dropout) if isinstance(dropout, (list, tuple)) else [dropout] * hidden
+        options["dropout"] = ([round(rate * 65536) for rate in rates] + [0], seed)
+    schedule = options.pop("schedule", None)
+    if schedule is not None:  # a fresh one: its own tests are tests/test_schedules.py
+        schedule = bcenet.schedules.resolve(copy.deepcopy(schedule))
+        schedule.begin(epochs, n)
+        batches = -(-n // batch_size)
+        options["schedule"] = [schedule.factors(epoch, batches) for epoch in range(epochs)]
+    averaging = options.pop("averaging", None)
+    if isinstance(averaging, bcenet.EMA):
+        options["ema"] = averaging.decay
+    if isinstance(averaging, bcenet.SWA):
+        options["swa"] = averaging.start
+    return ref.fit(
+        net.parameters.astype(float),
+        net.layer_sizes,
+        net.activations,
+        X,
+        y,
+        order=[np.arange(n) if seed is None else ref.row_order(seed, e, n) for e in range(epochs)],
+        optimizer=name,
+        optimizer_options=hyper,
+        rate_factors=factors,
+        batch_size=batch_size,
+        loss=loss,
+        label_sum=options.pop("label_reduction", "mean") == "sum",
+        masked=options.pop("missing_labels", "error") == "ignore",
+        normalization=net.shape.normalization,
+        feature_scale=net.shape.feature_scale,
+        statistics=net.statistics,
+        **options,
+    )

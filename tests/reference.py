@@ -12,6 +12,8 @@ to z.
 from __future__ import annotations
 
 import itertools
+import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -143,7 +145,27 @@ def _bce(z, t, pos_weight=1.0, label_smoothing=0.0):
     return loss, dz
 
 
-LOSSES = {"bce": _bce}
+def _focal(z, t, pos_weight=1.0, label_smoothing=0.0, gamma=2.0):
+    """Each term of the cross-entropy times the probability of the other label to the gamma.
+
+    (1-t) s(z)^gamma log(1 + e^z) + w t s(-z)^gamma log(1 + e^-z), w = pos_weight: Lin et al.,
+    "Focal loss for dense object detection", 2017.
+    """
+    w = np.asarray(pos_weight, z.dtype)
+    e = z.dtype.type(label_smoothing)
+    g = z.dtype.type(gamma)
+    t = t.astype(z.dtype) * (1 - e) + e / 2
+    p, q = sigmoid(z), sigmoid(-z)
+    tail = np.log1p(np.exp(-np.abs(z)))
+    above, below = tail + np.maximum(z, 0), tail + np.maximum(-z, 0)  # -log q, -log p
+    negative, positive = (1 - t) * p**g, w * t * q**g
+    loss = _times(negative, above) + _times(positive, below)
+    # dp/dz = p q and dq/dz = -p q, d above/dz = p and d below/dz = -q
+    dz = negative * (g * _times(q, above) + p) - positive * (g * _times(p, below) + q)
+    return loss, dz
+
+
+LOSSES = {"bce": _bce, "focal": _focal}
 
 
 def element_weights(sample_weight, shape, dtype):
@@ -168,69 +190,190 @@ def reduced_loss(z, t, *, sample_weight=None, reduction="mean", **options):
     return loss.sum() / weight.sum(), dz / weight.sum()
 
 
+# ------------------------------------------------------------------------- normalizations
+# x = (z - mean) / sqrt(variance + 1e-5), and then y = gain x + shift. Mean and variance are taken
+# over this axis of z, (n, fan_out): of each column over the rows, or of each row over its columns.
+
+NORMALIZATIONS = {None: None, "batch": 0, "layer": 1}
+
+
+def normalize(z, kind, running=None):
+    """(x, 1 / deviation); `running` is a (mean, variance) to take in the place of the batch's."""
+    if running is None:
+        axis = NORMALIZATIONS[kind]
+        mean, variance = z.mean(axis, keepdims=True), z.var(axis, keepdims=True)
+    else:
+        mean, variance = running
+    inverse = 1 / np.sqrt(variance + z.dtype.type("1e-5"))
+    return (z - mean) * inverse, inverse
+
+
+def normalize_back(dx, x, inverse, kind, running=None):
+    """dz from dx. z enters x itself, and through the mean and the variance if those are its own."""
+    if running is not None:
+        return inverse * dx
+    axis = NORMALIZATIONS[kind]
+    through_mean = dx.mean(axis, keepdims=True)
+    through_variance = x * (dx * x).mean(axis, keepdims=True)
+    return inverse * (dx - through_mean - through_variance)
+
+
 # ---------------------------------------------------------------------------- the network
-# A network is the list of its (W, b) and the list of its activations' names, the last one
-# "sigmoid". y is (n,) for one output, else (n, k).
+# A network is the list of its parts, one (W, b) a layer, then one (gain, shift) a normalised layer,
+# then (factors of X's columns,) if it has them; with the list of its activations' names, the last
+# one "sigmoid", and of its normalizations, None for the last. y is (n,) for one output, else
+# (n, k).
 
 
-def unflatten(parameters, layer_sizes):
-    """Views (W, b) of each layer into the flat array W1, b1, W2, b2, ..."""
-    layers, at = [], 0
-    for fan_in, fan_out in itertools.pairwise(layer_sizes):
-        W = parameters[at : at + fan_in * fan_out].reshape(fan_in, fan_out)
-        at += fan_in * fan_out
-        b = parameters[at : at + fan_out]
-        at += fan_out
-        layers.append((W, b))
+def unflatten(parameters, layer_sizes, normalization=None, feature_scale=False):
+    """The parts of a network, as views into the flat array W1, b1, W2, b2, ..."""
+    shapes = [((i, o), (o,)) for i, o in itertools.pairwise(layer_sizes)]
+    shapes += [
+        ((o,), (o,))
+        for o, kind in zip(layer_sizes[1:], normalization or (), strict=False)
+        if kind is not None
+    ]
+    if feature_scale:
+        shapes.append((layer_sizes[:1],))
+    parts, at = [], 0
+    for part in shapes:
+        views = []
+        for shape in part:
+            views.append(parameters[at : at + math.prod(shape)].reshape(shape))
+            at += math.prod(shape)
+        parts.append(tuple(views))
     assert at == parameters.size
-    return layers
+    return parts
 
 
-def flatten(layers):
-    """The flat array of a list of (W, b), or of (dw, db)."""
-    return np.concatenate([part.ravel() for layer in layers for part in layer])
+def flatten(parts):
+    """The flat array of a list of (W, b) and so on, or of (dw, db) and so on."""
+    return np.concatenate([values.ravel() for part in parts for values in part])
 
 
-def forward(layers, activations, X):
-    """The list of (z, a, derivative) of all layers; the last a is P(y = 1)."""
-    passes, a = [], X
-    for (W, b), name in zip(layers, activations, strict=True):
-        z = a @ W + b
-        a, derivative = ACTIVATIONS[name](z)
-        passes.append((z, a, derivative))
+def pairs(statistics, layer_sizes, normalization):
+    """The running (mean, variance) a layer, views into a flat array; None if it has none."""
+    result, at = [], 0
+    for width, kind in zip(layer_sizes[1:], normalization, strict=True):
+        if kind == "batch":
+            result.append((statistics[at : at + width], statistics[at + width : at + 2 * width]))
+            at += 2 * width
+        else:
+            result.append(None)
+    return result
+
+
+class Pass(NamedTuple):
+    """What one layer computes of its input: y = z where nothing is normalised."""
+
+    input: np.ndarray
+    z: np.ndarray
+    x: np.ndarray | None
+    inverse: np.ndarray | None
+    y: np.ndarray
+    a: np.ndarray
+    slope: np.ndarray  # of a with respect to y
+
+
+def forward(parts, activations, X, *, normalization=None, running=None, masks=None):
+    """One Pass a layer; the last a is P(y = 1).
+
+    `running` holds a (mean, variance) a layer for a batch normalisation, as in prediction; without
+    them it takes the batch's. `masks` holds a factor for each unit, (n, fan_out), a layer, or None:
+    0 for a unit that is dropped.
+    """
+    layers, rest = parts[: len(activations)], parts[len(activations) :]
+    normalization = normalization or [None] * len(layers)
+    gains = iter(rest)
+    a = X * rest[-1][0] if rest and len(rest[-1]) == 1 else X
+    passes = []
+    for index, ((W, b), name, kind) in enumerate(
+        zip(layers, activations, normalization, strict=True)
+    ):
+        before = a
+        z = y = before @ W + b
+        x = inverse = None
+        if kind is not None:
+            gain, shift = next(gains)
+            x, inverse = normalize(z, kind, running and running[index])
+            y = gain * x + shift
+        a, slope = ACTIVATIONS[name](y)
+        if masks is not None and masks[index] is not None:
+            a, slope = a * masks[index], slope * masks[index]
+        passes.append(Pass(before, z, x, inverse, y, a, slope))
     return passes
 
 
-def backward(layers, activations, X, y, *, sample_weight=None, loss="bce", **options):
-    """The mean loss, the dz of every layer, row by row, and the mean gradients (dw, db).
+def backward(
+    parts,
+    activations,
+    X,
+    y,
+    *,
+    sample_weight=None,
+    loss="bce",
+    label_sum=False,
+    masked=False,
+    offset=None,
+    normalization=None,
+    running=None,
+    masks=None,
+    **options,
+):
+    """The mean loss, the dz of every layer, row by row, and the mean gradients of all parts.
 
     The mean runs over all label elements: with k outputs and weights (n,) its divisor is
-    k * sum(w). `dz` holds each row's own derivative, times its weight.
+    k * sum(w); or sum(w) with `label_sum`, where a row's loss is the sum over its labels. With
+    `masked` a NaN in y weighs nothing. `dz` holds each row's own derivative, times its weight.
     """
-    passes = forward(layers, activations, X)
-    z = passes[-1][0]
+    passes = forward(
+        parts, activations, X, normalization=normalization, running=running, masks=masks
+    )
+    z = passes[-1].z
+    if offset is not None:
+        z = z + np.asarray(offset, z.dtype).reshape(len(z), -1)
     targets = np.asarray(y).reshape(z.shape)
     weight = element_weights(sample_weight, z.shape, z.dtype)
+    if masked:
+        weight = np.where(np.isnan(targets), 0, weight)
+        targets = np.nan_to_num(targets)
+    divisor = weight.sum() / (z.shape[1] if label_sum else 1)
     losses, dz = LOSSES[loss](z, targets, **options)
     losses, dz = _times(weight, losses), _times(weight, dz)
 
-    dzs, gradients = [], []
+    layers, rest = parts[: len(activations)], parts[len(activations) :]
+    normalization = normalization or [None] * len(layers)
+    gains = [part for part in rest if len(part) == 2]
+    dzs, gradients, gain_gradients = [], [], []
     for index in reversed(range(len(layers))):
-        below = passes[index - 1][1] if index else X
-        dw = below.T @ dz / weight.sum()
-        db = dz.sum(axis=0) / weight.sum()
+        here = passes[index]
+        if normalization[index] is not None:
+            dy = dz
+            gain, _ = gains.pop()
+            gain_gradients.insert(
+                0, ((dy * here.x).sum(axis=0) / divisor, dy.sum(axis=0) / divisor)
+            )
+            dz = normalize_back(
+                gain * dy, here.x, here.inverse, normalization[index], running and running[index]
+            )
+        dw = here.input.T @ dz / divisor
+        db = dz.sum(axis=0) / divisor
         dzs.insert(0, dz)
         gradients.insert(0, (dw, db))
+        da = dz @ layers[index][0].T
         if index:
-            da = dz @ layers[index][0].T
-            dz = da * passes[index - 1][2]
-    return losses.sum() / weight.sum(), dzs, gradients
+            dz = da * passes[index - 1].slope
+    gradients += gain_gradients
+    if rest and len(rest[-1]) == 1:
+        gradients.append(((da * X).sum(axis=0) / divisor,))
+    return losses.sum() / divisor, dzs, gradients
 
 
 # ----------------------------------------------------------------------------- optimizers
 # Each changes the flat parameters w in place by one step along the flat mean gradient g.
-# `state` keeps what it remembers from step to step, `step` counts from 1, and `decays` is 1
-# where weight decay applies (coefs) and 0 where it does not (intercepts).
+# `state` keeps what it remembers from step to step, `step` counts from 1, `decays` is 1
+# where weight decay applies (coefs) and 0 where it does not, and `factors` multiplies the
+# learning rate: a number, or one a parameter.
 
 
 def _memory(state, name, w):
@@ -243,18 +386,23 @@ def _sgd(
     state,
     step,
     decays,
+    factors=1.0,
     *,
     learning_rate=0.01,
     momentum=0.0,
     nesterov=False,
     weight_decay=0.0,
+    rate_inside=False,
 ):
-    w -= learning_rate * weight_decay * decays * w
+    rate = learning_rate * factors
+    w -= rate * weight_decay * decays * w
+    if rate_inside:  # scikit-learn's velocity, of opposite sign
+        g, rate = rate * g, 1.0
     if momentum:
         buffer = _memory(state, "momentum", w)
         buffer[:] = momentum * buffer + g
         g = g + momentum * buffer if nesterov else buffer
-    w -= learning_rate * g
+    w -= rate * g
 
 
 def _adam(
@@ -263,6 +411,7 @@ def _adam(
     state,
     step,
     decays,
+    factors=1.0,
     *,
     learning_rate=0.001,
     beta_1=0.9,
@@ -270,31 +419,95 @@ def _adam(
     epsilon=1e-8,
     epsilon_inside=False,
     weight_decay=0.0,
+    amsgrad=False,
 ):
-    w -= learning_rate * weight_decay * decays * w
+    rate = learning_rate * factors
+    w -= rate * weight_decay * decays * w
     m, v = _memory(state, "m", w), _memory(state, "v", w)
     m[:] = beta_1 * m + (1 - beta_1) * g
     v[:] = beta_2 * v + (1 - beta_2) * g * g
+    if amsgrad:
+        top = _memory(state, "top", w)
+        v = top[:] = np.maximum(top, v)
     correction_1, correction_2 = 1 - beta_1**step, 1 - beta_2**step
     if epsilon_inside:
-        w -= learning_rate * np.sqrt(correction_2) / correction_1 * m / (np.sqrt(v) + epsilon)
+        w -= rate * np.sqrt(correction_2) / correction_1 * m / (np.sqrt(v) + epsilon)
     else:
-        w -= learning_rate / correction_1 * m / (np.sqrt(v) / np.sqrt(correction_2) + epsilon)
+        w -= rate / correction_1 * m / (np.sqrt(v) / np.sqrt(correction_2) + epsilon)
 
 
-def _adamw(w, g, state, step, decays, *, weight_decay=0.01, **options):
-    _adam(w, g, state, step, decays, weight_decay=weight_decay, **options)
+def _adamw(w, g, state, step, decays, factors=1.0, *, weight_decay=0.01, **options):
+    _adam(w, g, state, step, decays, factors, weight_decay=weight_decay, **options)
 
 
-def _rmsprop(w, g, state, step, decays, *, learning_rate=0.001, rho=0.9, epsilon=1e-8):
+def _amsgrad(w, g, state, step, decays, factors=1.0, **options):
+    _adam(w, g, state, step, decays, factors, amsgrad=True, **options)
+
+
+def _rmsprop(w, g, state, step, decays, factors=1.0, *, learning_rate=0.001, rho=0.9, epsilon=1e-8):
     v = _memory(state, "v", w)
     v[:] = rho * v + (1 - rho) * g * g
-    w -= learning_rate * g / (np.sqrt(v) + epsilon)
+    w -= learning_rate * factors * g / (np.sqrt(v) + epsilon)
 
 
-OPTIMIZERS = {"sgd": _sgd, "adam": _adam, "adamw": _adamw, "rmsprop": _rmsprop}
+def _lion(
+    w,
+    g,
+    state,
+    step,
+    decays,
+    factors=1.0,
+    *,
+    learning_rate=0.0001,
+    beta_1=0.9,
+    beta_2=0.99,
+    weight_decay=0.0,
+):
+    rate = learning_rate * factors
+    m = _memory(state, "m", w)
+    direction = np.sign(beta_1 * m + (1 - beta_1) * g)
+    w -= rate * weight_decay * decays * w
+    w -= rate * direction
+    m[:] = beta_2 * m + (1 - beta_2) * g
+
+
+OPTIMIZERS = {
+    "sgd": _sgd,
+    "adam": _adam,
+    "adamw": _adamw,
+    "amsgrad": _amsgrad,
+    "rmsprop": _rmsprop,
+    "lion": _lion,
+}
 
 # ------------------------------------------------------------------------------- training
+
+GROUPS = ("coefs", "intercepts", "norms", "scale")
+
+
+def by_group(parts, layers, values):
+    """A flat array with the value of its group for every parameter of the network's parts."""
+    groups = [("coefs", "intercepts")] * layers
+    groups += [("norms", "norms") if len(part) == 2 else ("scale",) for part in parts[layers:]]
+    return flatten(
+        [
+            tuple(
+                np.full_like(array, values.get(name, 1))
+                for array, name in zip(part, names, strict=True)
+            )
+            for part, names in zip(parts, groups, strict=True)
+        ]
+    )
+
+
+def drop_masks(rates, keys, widths, dtype):
+    """A mask a layer for rows of an epoch, from `dropped`; `keys` is (seed, epoch, rows)."""
+    return [
+        np.where(dropped(rate, *keys, layer, width), 0, dtype.type(65536 / (65536 - rate)))
+        if rate
+        else None
+        for layer, (rate, width) in enumerate(zip(rates, widths, strict=True))
+    ]
 
 
 def fit(
@@ -307,53 +520,132 @@ def fit(
     order,
     optimizer="sgd",
     optimizer_options=None,
+    rate_factors=None,
     batch_size=200,
     sample_weight=None,
+    offset=None,
     validation_data=None,
+    normalization=None,
+    feature_scale=False,
+    statistics=None,
+    schedule=None,
+    clip_norm=None,
+    dropout=None,
+    l1=0.0,
+    l2=0.0,
+    max_norm=None,
+    ema=None,
+    swa=None,
     **loss_options,
 ):
     """Train a copy of the flat `parameters`; `order` lists the row order of each epoch.
 
-    Returns the new parameters and the history {"loss": [...], "validation_loss": [...]}.
-    A batch whose weights sum to 0 is skipped. The validation loss is that of the targets as
-    they are, without label smoothing.
+    Returns the new parameters and the history: one "loss", "penalty" and "validation_loss" an
+    epoch, and "raw", the trained parameters behind an average, and "statistics". A batch whose
+    weights sum to 0 is skipped. The validation loss is that of the targets as they are, without
+    label smoothing.
+
+    `schedule` lists the factors of the learning rate of each epoch's steps. `dropout` is (rates
+    a layer in parts of 65536, seed). `ema` is the decay of a moving average after every step,
+    `swa` the part of the epochs that come before those whose mean is taken.
     """
     w = parameters.copy()
-    layers = unflatten(w, layer_sizes)
-    decays = flatten([(np.ones_like(W), np.zeros_like(b)) for W, b in layers])
+    n_layers = len(activations)
+    parts = unflatten(w, layer_sizes, normalization, feature_scale)
+    normalization = list(normalization or [None] * n_layers)
+    decays = by_group(parts, n_layers, {"intercepts": 0, "norms": 0, "scale": 0})
+    factors = by_group(parts, n_layers, rate_factors or {})
+    widths = [
+        2 * width for width, kind in zip(layer_sizes[1:], normalization, strict=True)
+        if kind == "batch"
+    ]  # fmt: skip
+    if statistics is None:
+        statistics = [part for width in widths for part in np.repeat([0, 1], width // 2)]
+    statistics = np.array(statistics, w.dtype)
+    running = pairs(statistics, layer_sizes, normalization)
     X = np.asarray(X, w.dtype)
     y = np.asarray(y)
     weights = element_weights(sample_weight, y.shape, w.dtype)
+    if offset is not None:
+        offset = np.broadcast_to(np.reshape(offset, (len(y), -1)), (len(y), layer_sizes[-1]))
+    loss_options = {**loss_options, "normalization": normalization}
     state, step = {}, 0
-    history = {"loss": [], "validation_loss": []}
-    for rows in order:
-        total = total_weight = w.dtype.type(0)
-        for start in range(0, len(rows), batch_size):
+    average, averaged = w.copy(), 0
+    history = {"loss": [], "penalty": [], "validation_loss": []}
+    for epoch, rows in enumerate(order):
+        total = total_weight = total_penalty = w.dtype.type(0)
+        for number, start in enumerate(range(0, len(rows), batch_size)):
             batch = rows[start : start + batch_size]
             weight = weights[batch]
+            if loss_options.get("masked"):
+                weight = np.where(np.isnan(y[batch]), 0, weight)
             if weight.sum() == 0:
                 continue
-            loss, _, gradients = backward(
-                layers, activations, X[batch], y[batch], sample_weight=weight, **loss_options
-            )
+            divisor = weight.sum()
+            if loss_options.get("label_sum"):
+                divisor = divisor / layer_sizes[-1]
+            batch_options = {**loss_options, "sample_weight": weight}
+            if offset is not None:
+                batch_options["offset"] = offset[batch]
+            if dropout is not None:
+                rates, seed = dropout
+                keys = (seed, epoch, batch)
+                batch_options["masks"] = drop_masks(rates, keys, layer_sizes[1:], w.dtype)
+            loss, _, gradients = backward(parts, activations, X[batch], y[batch], **batch_options)
+            g = flatten(gradients)
+            penalty = l1 * np.abs(decays * w).sum() + l2 / 2 * (decays * w * w).sum()
+            g += decays * (l1 * np.sign(w) + l2 * w) / divisor
+            if clip_norm is not None:
+                g *= min(1, clip_norm / np.sqrt((g * g).sum()))
+            if statistics.size:
+                move_statistics(running, parts, activations, X[batch], batch_options)
             step += 1
+            factor = 1.0 if schedule is None else schedule[epoch][number]
             OPTIMIZERS[optimizer](
-                w, flatten(gradients), state, step, decays, **(optimizer_options or {})
-            )
-            total += loss * weight.sum()
-            total_weight += weight.sum()
+                w, g, state, step, decays, factors * w.dtype.type(factor),
+                **(optimizer_options or {}),
+            )  # fmt: skip
+            if max_norm is not None:
+                for W, _ in parts[:n_layers]:
+                    norm = np.sqrt((W * W).sum(axis=0))
+                    W *= np.where(norm > max_norm, max_norm / np.maximum(norm, max_norm), 1)
+            if ema is not None:
+                averaged += 1
+                average += (w - average) * (1 if averaged == 1 else 1 - ema)
+            total += loss * divisor
+            total_weight += divisor
+            total_penalty += penalty
+        if swa is not None and epoch + 1 > swa * len(order):
+            averaged += 1
+            average += (w - average) / averaged
+        published = average if averaged else w
         history["loss"].append(total / total_weight)
+        history["penalty"].append(total_penalty / total_weight)
         if validation_data is not None:
-            rows, targets = validation_data
-            options = {**loss_options, "label_smoothing": 0.0}
+            rows, targets, *rest = validation_data
+            options = {**loss_options, "label_smoothing": 0.0, "running": running}
+            options.update(zip(("sample_weight", "offset"), rest, strict=False))
             loss, _, _ = backward(
-                layers, activations, np.asarray(rows, w.dtype), targets, **options
-            )
+                unflatten(published, layer_sizes, normalization, feature_scale), activations,
+                np.asarray(rows, w.dtype), targets, **options,
+            )  # fmt: skip
             history["validation_loss"].append(loss)
-    return w, history
+    return published, {**history, "raw": w, "statistics": statistics}
 
 
-# ------------------------------------------------------------------------------ row order
+def move_statistics(running, parts, activations, X, options):
+    """Running means and variances go a tenth of the way to the batch's, its unbiased variance."""
+    names = ("normalization", "masks")
+    passes = forward(parts, activations, X, **{k: v for k, v in options.items() if k in names})
+    n = len(X)
+    for pair, here in zip(running, passes, strict=True):
+        if pair is not None:
+            mean, variance = pair
+            mean += (here.z.mean(axis=0) - mean) / 10
+            variance += (here.z.var(axis=0) * n / max(n - 1, 1) - variance) / 10
+
+
+# ----------------------------------------------------------------------------- randomness
 
 
 def philox4x32(counter, key):
@@ -392,3 +684,24 @@ def row_order(seed, epoch, n):
         j = ((low | high << 32) * (i + 1)) >> 64
         order[i], order[j] = order[j], order[i]
     return np.array(order, dtype=np.int64)
+
+
+def dropped(rate, seed, epoch, rows, layer, n):
+    """Which of n units each of the rows drops: (rows, n) of booleans; rate in parts of 65536.
+
+    Unit u takes one of the eight 16-bit parts of four random words, and is dropped if it is below
+    the rate: a function of (seed, epoch, row, layer, unit) alone.
+    """
+    mask = np.uint64(0xFFFFFFFF)
+    row, call = np.meshgrid(
+        np.asarray(rows, np.uint64), np.arange(-(-n // 8), dtype=np.uint64), indexing="ij"
+    )
+    counter = (
+        row & mask,
+        row >> np.uint64(32),
+        np.full_like(row, epoch),
+        np.uint64(layer + 1 << 20) + call,
+    )
+    words = np.stack(philox4x32(counter, (seed & 0xFFFFFFFF, seed >> 32)), axis=-1)
+    halves = np.stack((words & np.uint64(0xFFFF), words >> np.uint64(16)), axis=-1)
+    return halves.reshape(len(row), -1)[:, :n] < rate

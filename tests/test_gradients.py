@@ -151,7 +151,7 @@ def test_trace_against_the_twin(activation, dtype, outputs):
     assert len(trace.layers) == len(layers)
     for i, layer in enumerate(trace.layers):
         dw, db = (outputs * part for part in gradients[i])  # means over rows, not labels
-        expected = {"z": passes[i][0], "a": passes[i][1], "dz": dzs[i], "dw": dw, "db": db}
+        expected = {"z": passes[i].z, "a": passes[i].a, "dz": dzs[i], "dw": dw, "db": db}
         if i < len(layers) - 1:
             expected["da"] = dzs[i + 1] @ layers[i + 1][0].T
         for name, value in expected.items():

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 
+import helpers
 import numpy as np
 import pytest
 import reference as ref
@@ -35,19 +36,33 @@ OPTIMIZERS = {
     "momentum": ("sgd", {"momentum": 0.9}, 0.02),
     "nesterov": ("sgd", {"momentum": 0.9, "nesterov": True}, 0.02),
     "decay": ("sgd", {"momentum": 0.5, "weight_decay": 0.1}, 0.05),
+    "rate inside": ("sgd", {"momentum": 0.9, "rate_inside": True, "weight_decay": 0.1}, 0.02),
+    "rate inside, nesterov": (
+        "sgd", {"momentum": 0.9, "nesterov": True, "rate_inside": True}, 0.02,
+    ),
     "adam": ("adam", {}, 0.01),
     "adam, other rates": ("adam", {"beta_1": 0.8, "beta_2": 0.99, "epsilon": 1e-4}, 0.01),
     "adam, epsilon inside": ("adam", {"epsilon": 1e-3, "epsilon_inside": True}, 0.01),
     "adamw": ("adamw", {}, 0.01),
     "adamw, decay": ("adamw", {"weight_decay": 0.3}, 0.01),
+    "adam, rates of groups": ("adam", {"rate_factors": {"coefs": 0.5, "intercepts": 3.0}}, 0.01),
+    "decay, rates of groups": (
+        "sgd", {"weight_decay": 0.1, "rate_factors": {"coefs": 2.0, "intercepts": 0.0}}, 0.05,
+    ),
+    "amsgrad": ("amsgrad", {"beta_2": 0.6}, 0.01),
+    "amsgrad, decay": ("amsgrad", {"weight_decay": 0.3, "epsilon_inside": True}, 0.01),
     "rmsprop": ("rmsprop", {}, 0.003),
     "rmsprop, other rates": ("rmsprop", {"rho": 0.7, "epsilon": 1e-4}, 0.01),
-}
+    "lion": ("lion", {}, 0.001),
+    "lion, decay": ("lion", {"beta_1": 0.8, "beta_2": 0.95, "weight_decay": 0.3}, 0.003),
+}  # fmt: skip
 CLASSES = {
     "sgd": bcenet.SGD,
     "adam": bcenet.Adam,
     "adamw": bcenet.AdamW,
+    "amsgrad": bcenet.AMSGrad,
     "rmsprop": bcenet.RMSprop,
+    "lion": bcenet.Lion,
 }
 
 
@@ -56,20 +71,9 @@ def make_optimizer(row):
     return CLASSES[name](learning_rate=learning_rate, **options)
 
 
-def fit_twin(net, X, y, row, *, epochs, order=None, **options):
-    """(parameters, history) of the twin, in the network's dtype widened to float64."""
-    name, optimizer_options, learning_rate = OPTIMIZERS[row]
-    return ref.fit(
-        net.parameters.astype(float),
-        net.layer_sizes,
-        net.activations,
-        X,
-        y,
-        order=[np.arange(len(X))] * epochs if order is None else order,
-        optimizer=name,
-        optimizer_options={"learning_rate": learning_rate, **optimizer_options},
-        **options,
-    )
+def fit_twin(net, X, y, row, **options):
+    """(parameters, history) of the twin, in float64."""
+    return helpers.fit_twin(net, X, y, make_optimizer(row), **options)
 
 
 # ------------------------------------------------------------------------ against the twin
@@ -161,9 +165,13 @@ def test_fit_of_any_shape_against_the_twin(isa, layer_sizes, n, batch_size, dtyp
     assert np.allclose(got.loss, history["loss"], rtol=LIMIT[dtype], atol=0)
 
 
-def test_every_optimizer_has_a_twin():
-    assert set(bcenet.optimizers.BY_NAME) == set(ref.OPTIMIZERS)
+def test_every_optimizer_has_a_twin(isa):
+    # L-BFGS is SciPy's; AdamW has Adam's native rule.
+    assert set(bcenet.optimizers.BY_NAME) - {"lbfgs"} == set(ref.OPTIMIZERS) == set(CLASSES)
     assert {options[0] for options in OPTIMIZERS.values()} == set(ref.OPTIMIZERS)
+    rules = {kind._rule for kind in CLASSES.values()}
+    assert set(bcenet._dispatch.native.RULES) == rules
+    assert set(bcenet._dispatch.native.GROUP_CODES) == set(ref.GROUPS)
 
 
 @pytest.mark.parametrize("name", ref.OPTIMIZERS)
@@ -274,10 +282,7 @@ def test_row_order_is_the_twins(seed, n):
 def test_shuffled_fit_sees_the_rows_in_that_order():
     net = make_network()
     X, y = problem(203)
-    expected, history = fit_twin(
-        net, X, y, "adam", epochs=3, batch_size=40,
-        order=[ref.row_order(11, epoch, 203) for epoch in range(3)],
-    )  # fmt: skip
+    expected, history = fit_twin(net, X, y, "adam", epochs=3, batch_size=40, seed=11)
     got = bcenet.fit(
         net, X, y, optimizer=make_optimizer("adam"), batch_size=40, epochs=3, random_state=11
     )
@@ -382,21 +387,68 @@ SAME_BITS = {
         {"pos_weight": 2.5, "label_smoothing": 0.1, "sample_weight": True},
     ),
     "all else": ((9, 16, 1), "silu", "decay", "float32", 500, 64, {}),
+    "amsgrad": ((9, 33, 1), "tanh", "amsgrad, decay", "float32", 403, 100, {}),
+    "lion": ((9, 33, 3), "relu", "lion, decay", "float32", 403, 100, {}),
+    "rates of groups": ((9, 33, 1), "relu", "adam, rates of groups", "float64", 403, 200, {}),
+    "focal": ((9, 33, 2), "relu", "rate inside", "float32", 403, 100, {"loss": "focal"}),
+    "penalties": ((9, 3, 70, 5), "gelu", "adam", "float32", 403, 100, {"l1": 0.1, "l2": 0.3}),
+    "clipped": ((30, 130, 70, 3), "relu", "adam", "float32", 403, 100, {"clip_norm": 0.2}),
+    "held": ((30, 130, 3, 1), "relu", "momentum", "float64", 403, 100, {"max_norm": 1.0}),
+    "dropout": ((9, 65, 3, 1), "relu", "adam", "float32", 403, 200, {"dropout": [0.3, 0.2]}),
+    "moving average": (
+        (9, 65, 1), "relu", "adam", "float32", 403, 200, {"averaging": lambda: bcenet.EMA(0.9)},
+    ),
+    "mean of epochs": (
+        (9, 65, 1), "relu", "adam", "float64", 403, 200, {"averaging": lambda: bcenet.SWA(0.0)},
+    ),
+    "labels missing": (
+        (9, 17, 3), "relu", "adam", "float32", 403, 100,
+        {"missing_labels": "ignore", "label_reduction": "sum", "offset": True},
+    ),
+    "batch norm": (
+        (9, 33, 3, 65, 2), "relu", "adam", "float32", 403, 200, {},
+        {"normalization": "batch"},
+    ),
+    "layer norm": (
+        (9, 33, 3, 65, 1), "tanh", "adam", "float64", 403, 200, {"schedule": "cosine"},
+        {"normalization": "layer"},
+    ),
+    "factors of columns": (
+        (70, 65, 1), "relu", "adam", "float32", 403, 200, {"l2": 0.5}, {"feature_scale": True},
+    ),
+    "factors of columns, narrow": (
+        (70, 2), "relu", "adam", "float64", 403, 200, {"l1": 0.5}, {"feature_scale": True},
+    ),
+    "together": (
+        (30, 130, 3, 65, 2), "silu", "amsgrad, decay", "float32", 403, 100,
+        {
+            "loss": bcenet.FocalLoss(1.5), "label_reduction": "sum", "missing_labels": "ignore",
+            "offset": True, "schedule": "one-cycle", "clip_norm": 0.5, "dropout": [0.2, 0, 0.4],
+            "l1": 0.1, "l2": 0.3, "max_norm": 1.5, "averaging": lambda: bcenet.EMA(0.9),
+            "pos_weight": 2.5, "label_smoothing": 0.1, "sample_weight": True,
+        },
+        {"normalization": ["batch", "layer", "batch"], "feature_scale": True},
+    ),
 }  # fmt: skip
 
 
 def fitted_digest(case, *, n_threads=None, change=lambda X, y: (X, y), fit=bcenet.fit):
-    layer_sizes, activation, row, dtype, n, batch_size, options = SAME_BITS[case]
-    net = make_network(layer_sizes, activation, dtype)
+    layer_sizes, activation, row, dtype, n, batch_size, options, *network = SAME_BITS[case]
+    net = make_network(layer_sizes, activation, dtype, **(network[0] if network else {}))
     X, y = problem(n, layer_sizes[0], layer_sizes[-1], dtype=dtype)
+    options = {name: v() if callable(v) else v for name, v in options.items()}
     if options.get("sample_weight"):
-        options = {**options, "sample_weight": np.random.default_rng(0).random(n).astype(dtype)}
+        options["sample_weight"] = np.random.default_rng(0).random(n).astype(dtype)
+    if options.get("offset"):
+        options["offset"] = np.random.default_rng(1).normal(size=y.shape).astype(dtype)
+    if options.get("missing_labels"):
+        y[::5] = np.nan
     X, y = change(X, y)
     history = fit(
         net, X, y, optimizer=make_optimizer(row), batch_size=batch_size, epochs=2,
         n_threads=n_threads, random_state=4, **options,
     )  # fmt: skip
-    return digest(net.parameters), history.loss
+    return digest(np.concatenate([net.parameters, net.statistics])), history.loss, history.penalty
 
 
 @pytest.mark.parametrize("case", SAME_BITS)
@@ -437,7 +489,7 @@ def test_d2_one_digest_for_v3_and_v4(case):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("case", ["the published workload", "wide", "float64"])
+@pytest.mark.parametrize("case", ["the published workload", "wide", "float64", "together"])
 def test_d2_one_digest_for_all_layouts(case, layout):
     change = LAYOUTS[layout]
     expected = fitted_digest(case)
@@ -612,13 +664,15 @@ def test_n4_overflow_in_the_first_batch_names_the_layer(isa, activation, kind, d
 def good_steps_of_the_twin(net, X, y, row, learning_rate, batch_size):
     """How many batches the twin, in the network's own dtype, runs before a bad one."""
     name, options, _ = OPTIMIZERS[row]
+    options = {**options, "learning_rate": learning_rate}
+    factors = options.pop("rate_factors", None)
     batches = np.split(np.arange(len(X)), range(batch_size, len(X), batch_size))
     with np.errstate(all="ignore"):
         for steps in range(1, len(batches) + 1):
             w, history = ref.fit(
                 net.parameters, net.layer_sizes, net.activations, X, y, order=batches[:steps],
-                batch_size=batch_size, optimizer=name,
-                optimizer_options={"learning_rate": learning_rate, **options},
+                batch_size=batch_size, optimizer=name, optimizer_options=options,
+                rate_factors=factors,
             )  # fmt: skip
             if not np.isfinite([*w, history["loss"][-1]]).all():
                 return steps - 1
@@ -909,13 +963,13 @@ def interrupted_fit(net, X, y, optimizer, delay, **options):
     return latency
 
 
-def fit_steps(net, X, y, optimizer, steps, *, batch_size, seed):
+def fit_steps(net, X, y, optimizer, steps, *, batch_size, seed, **options):
     """Exactly so many steps, in the order of a shuffled fit with this seed."""
     for epoch in itertools.count():
         rows = bcenet.training.row_order(seed, epoch, len(X))[: steps * batch_size]
         bcenet.fit(
             net, X[rows], y[rows], optimizer=optimizer, batch_size=batch_size, epochs=1,
-            shuffle=False,
+            shuffle=False, **options,
         )  # fmt: skip
         steps -= -(-len(rows) // batch_size)
         if steps == 0:

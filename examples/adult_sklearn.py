@@ -32,13 +32,12 @@ from bcenet.sklearn import BCENetClassifier
 from bcenet.tabular import TabularEncoder
 
 FOLDER = Path(__file__).parent
-POSITIVE = ">50K"
 
 
 def load(name: str, rows: int | None) -> tuple[pd.DataFrame, pd.Series]:
     table = pd.read_csv(FOLDER / name, na_values="?", nrows=rows)
     # fnlwgt is the survey's weight of a row, not a property of the person.
-    return table.drop(columns=["income", "fnlwgt"]), table["income"]
+    return table.drop(columns=["income", "fnlwgt"]), table["income"] == ">50K"
 
 
 def pipeline(classifier):
@@ -58,8 +57,7 @@ def pipeline(classifier):
 
 
 def measures(y: pd.Series, p: np.ndarray) -> str:
-    positive = y == POSITIVE
-    return f"AUC {roc_auc_score(positive, p):.4f}, log-loss {log_loss(positive, p):.4f}"
+    return f"AUC {roc_auc_score(y, p):.4f}, log-loss {log_loss(y, p):.4f}"
 
 
 def main(rows: int | None = None) -> None:

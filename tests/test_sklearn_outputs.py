@@ -451,6 +451,16 @@ def test_a_threshold_for_each_label():
     )
 
 
+def test_a_threshold_chosen_after_a_scorer_stopped_the_fit():
+    """The scorer, which predicts, sees the threshold 0.5."""
+    scorer = sklearn_metrics.make_scorer(sklearn_metrics.f1_score)
+    options = {"alpha": 0.0, "early_stopping": True, "random_state": 0, "max_iter": 20}
+    given = BCENetClassifier(**options, early_stopping_metric=scorer, threshold="f1")
+    named = BCENetClassifier(**options, early_stopping_metric="f1").fit(X0, Y0)
+    assert given.fit(X0, Y0).validation_scores_ == named.validation_scores_
+    assert given.threshold_ != named.threshold_ == 0.5
+
+
 def test_a_given_threshold():
     classifier = BCENetClassifier(alpha=0.0, max_iter=3, threshold=0.7).fit(X0, Y0)
     np.testing.assert_array_equal(classifier.predict(X0), classifier.predict_proba(X0)[:, 1] >= 0.7)

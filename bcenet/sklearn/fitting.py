@@ -204,9 +204,9 @@ class Fit:
                 "threshold must be 0.5 for more than two classes, of which the most probable is "
                 f"predicted; got {threshold!r}"
             )
-        if not isinstance(threshold, str):
-            estimator.threshold_ = float(threshold)
-        elif held is None and not self.early:
+        chosen_later = isinstance(threshold, str)
+        estimator.threshold_ = 0.5 if chosen_later else float(threshold)
+        if chosen_later and held is None and not self.early:
             raise ValueError(
                 f"threshold={threshold!r} is chosen on validation rows: give X_val and y_val, or "
                 "early_stopping=True"
@@ -399,8 +399,7 @@ class Fit:
                 f"beside offset_val, which a scorer does not know of; got {metric!r}"
             )
         data = scores.Validation(self.labels, held.X, held.y, held.weight)
-        threshold = 0.5 if isinstance(estimator.threshold, str) else estimator.threshold
-        measure = scores.of(metric, data, threshold)
+        measure = scores.of(metric, data, estimator.threshold_)
 
         def score() -> float:
             view = object.__new__(type(estimator))

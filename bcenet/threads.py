@@ -61,6 +61,13 @@ def limit() -> int:
     return value
 
 
+def choose_for_steps(n_threads: Any, step: float, whole: float) -> int:
+    """Threads for a fit of steps of ``step`` multiply-adds, ``whole`` in all: those that pay in a
+    step, and whose start pays in the fit."""
+    count = choose(n_threads, step, WORK_PER_THREAD)
+    return min(count, choose(None, whole)) if n_threads is None else count
+
+
 def choose(n_threads: Any, work: float, per_thread: int = WORK_PER_STARTED_THREAD) -> int:
     """Threads for calls of ``work`` multiply-adds: as asked for, or as many as pay."""
     if n_threads is None:

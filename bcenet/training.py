@@ -338,12 +338,13 @@ class _Run:
         if plan.schedule is not None:
             plan.schedule.begin(plan.epochs, rows.n, optimizer.epoch)
         self._sources = rows.sources()
-        work = 3 * network._work(self._batch_size)
+        step = 3 * network._work(self._batch_size)
+        whole = 3 * network._work(rows.n) * plan.epochs
         self._engine = kernels.Engine(
             network.shape,
             network.dtype,
             self._batch_size,
-            threads.choose(plan.n_threads, work, threads.WORK_PER_THREAD),
+            threads.choose_for_steps(plan.n_threads, step, whole),
             hyper=optimizer.native_hyper(),
             objective=plan.objective.native(),
             drop_rates=plan.drop_rates,

@@ -263,3 +263,6 @@ def test_the_environment_limits_the_threads_that_are_chosen(monkeypatch):
     monkeypatch.setenv("BCENET_NUM_THREADS", "2")
     assert threads.choose(None, work, threads.WORK_PER_THREAD) == 2
     assert threads.choose(7, work) == 7  # what is asked for explicitly holds
+    assert threads.choose_for_steps(None, work, 1e15) == 2
+    assert threads.choose_for_steps(None, work, work) == 1  # one step: no thread pays its start
+    assert threads.choose_for_steps(7, work, work) == 7

@@ -20,7 +20,8 @@
 # Its terms have one sign each too. module.pxi gives the losses their names in Python.
 
 from .vecmath cimport (
-    absolute, exp_pair, floating, log1p_pair, muladd, residual, sigmoid_pair, two_sum,
+    absolute, exp_pair, floating, log1p_pair, log1p_parts, muladd, residual, sigmoid_pair,
+    two_sum,
 )
 
 cdef enum Loss:
@@ -73,18 +74,18 @@ cdef inline floating focal(floating* dz, floating z, floating t, floating w,
                            floating g) noexcept nogil:
     """The focal loss of one logit; its derivative goes to ``dz``."""
     cdef floating one = 1
-    cdef floating x, e, e_tail, big, small, p, q, tail, above, above_tail, below, below_tail
-    cdef floating negative, positive, fading, rest
+    cdef floating x, e, e_tail, big, small, p, q, tail, lost, above, above_tail
+    cdef floating below, below_tail, negative, positive, fading, rest
     x = absolute(z)
     e = exp_pair(&e_tail, x)
     big = sigmoid_pair(&small, e, e_tail)
     p = small if z < 0 else big  # s(z)
     q = big if z < 0 else small  # s(-z)
-    tail = log1p_pair(e, e_tail)
+    tail = log1p_parts(&lost, e, e_tail)  # a power has g times its error
     above = two_sum(&above_tail, 0 if z < 0 else x, tail)  # log(1 + e^z) = -log s(-z)
     below = two_sum(&below_tail, x if z < 0 else 0, tail)  # log(1 + e^-z) = -log s(z)
-    negative = (one - t) * power_of(below, below_tail, g)
-    positive = w * t * power_of(above, above_tail, g)
+    negative = (one - t) * power_of(below, below_tail + lost, g)
+    positive = w * t * power_of(above, above_tail + lost, g)
     fading = q * above if q != 0 else 0  # its limit where z is infinite
     rest = p * below if p != 0 else 0
     dz[0] = (negative * muladd(g, fading, p) if negative != 0 else 0) - (

@@ -189,14 +189,14 @@ cdef inline floating sigmoid_pair(floating* small, floating e, floating e_tail) 
     return muladd(r, inverse, inverse)
 
 
-cdef inline floating log1p_pair(floating e, floating e_tail) noexcept nogil:
-    """log(1 + e) for e in [0, 1] given as a pair.
+cdef inline floating log1p_parts(floating* tail, floating e, floating e_tail) noexcept nogil:
+    """log(1 + e) for e in [0, 1] given as a pair, as a pair: a third of a unit of error is left.
 
     With s = e / (2 + e): log(1 + e) = 2 atanh(s) = e - s (e - R(s^2)),
     R(w) = 2 w / 3 + 2 w^2 / 5 + …, so the exact e leads and the rest corrects it.
     """
     cdef floating one = 1
-    cdef floating s, w, q
+    cdef floating s, w, q, rest, head
     s = e / (<floating> 2 + e)
     w = s * s
     if floating is float:
@@ -216,7 +216,16 @@ cdef inline floating log1p_pair(floating e, floating e_tail) noexcept nogil:
         q = muladd(q, w, <floating> 0.2857142856710876)
         q = muladd(q, w, <floating> 0.40000000000014585)
         q = muladd(q, w, <floating> 0.6666666666666666)
-    return e + (e_tail / (one + e) - s * (e - w * q))
+    rest = e_tail / (one + e) - s * (e - w * q)
+    head = e + rest
+    tail[0] = (e - head) + rest
+    return head
+
+
+cdef inline floating log1p_pair(floating e, floating e_tail) noexcept nogil:
+    """The same, rounded."""
+    cdef floating lost
+    return log1p_parts(&lost, e, e_tail)
 
 
 cdef inline floating normal_tail(floating* density, floating x) noexcept nogil:

@@ -135,9 +135,14 @@ def test_every_lane_gives_the_same_bits(isa, dtype):
 
 # ----------------------------------------------------------------------- N1: the focal loss
 
-# Measured over these logits and gammas: 3.5 (float64) and 5.1 (float32, gamma 5). A power of the
-# probability has gamma times the relative error of its logarithm, half a unit or less.
-FOCAL_LIMITS = {np.float64: 4.0, np.float32: 6.0}
+
+def focal_limit(gamma):
+    """In units in the last place, for loss and gradient of hard targets, of both dtypes.
+
+    Measured over 700,000 logits: 3.1 for gamma up to 2, and 5.1 for 5. A power of a probability has
+    gamma times the error of its logarithm.
+    """
+    return 4.0 if gamma <= 2 else 6.0
 
 
 @functools.cache
@@ -177,11 +182,11 @@ def test_n1_focal_loss_and_gradient_against_mpmath(isa, dtype, gamma, target):
         logits.tolist(), loss.tolist(), gradient.tolist(), strict=True
     ):
         exact_loss, exact = exact_focal(z, target, gamma)
-        assert ulp_error(got_loss, exact_loss, dtype) <= FOCAL_LIMITS[dtype], f"loss at {z!r}"
+        assert ulp_error(got_loss, exact_loss, dtype) <= focal_limit(gamma), f"loss at {z!r}"
         if target in (0.0, 1.0):
-            assert ulp_error(got_gradient, exact, dtype) <= FOCAL_LIMITS[dtype], f"at {z!r}"
+            assert ulp_error(got_gradient, exact, dtype) <= focal_limit(gamma), f"at {z!r}"
         else:  # a difference, of up to 1.2
-            limit = FOCAL_LIMITS[dtype] * unit
+            limit = focal_limit(gamma) * unit
             assert abs(got_gradient - exact) <= limit, f"gradient at {z!r}"
 
 
@@ -208,7 +213,7 @@ def test_n2_focal_grid(isa, gamma):
                 logits.astype(wide), np.full(z.shape, target, wide), gamma=gamma
             )
             for got, expected in zip(focal(logits, target, gamma), exact, strict=True):
-                assert ulp_errors(got, expected).max() <= FOCAL_LIMITS[dtype]
+                assert ulp_errors(got, expected).max() <= focal_limit(gamma)
 
 
 @pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0, 5.0])

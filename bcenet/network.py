@@ -291,7 +291,7 @@ class Network:
             [-1.098612]
         """
         targets = checks.real_array("y", y)
-        targets = self.check_targets(targets, len(targets) if targets.ndim else 0, missing=True)
+        targets = self.check_targets(targets, targets.shape[0] if targets.ndim else 1, missing=True)
         weight = rows_.check_weight(sample_weight, targets, self.dtype)
         pos = losses.pos_weight_array(pos_weight, self.layer_sizes[-1])
         if pos is not None and not np.all(pos > 0):

@@ -90,8 +90,9 @@ def drop_rates(dropout: Any, hidden: int) -> list[int] | None:
 
     Raises: ValueError or TypeError for anything but a number in [0, 1) or one a hidden layer.
     """
-    values = list(dropout) if isinstance(dropout, (list, tuple)) else [dropout] * max(hidden, 1)
-    if isinstance(dropout, (list, tuple)) and len(values) != hidden:
+    several = isinstance(dropout, (list, tuple)) or getattr(dropout, "ndim", 0) > 0
+    values = list(dropout) if several else [dropout] * max(hidden, 1)
+    if several and len(values) != hidden:
         raise ValueError(
             f"dropout must be a number or one a hidden layer ({hidden}); got {len(values)}"
         )

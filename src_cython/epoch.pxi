@@ -82,6 +82,9 @@ cdef void staged_update(Job* job) noexcept nogil:
         else:
             other_squares(plan, <double*> NULL)
         norm = square_root(total(plan, plan.n_sums))
+        if not_finite(norm):  # its squares overflowed: clipped by it, every step would be 0
+            bcn_store_minimum(&job.bad_layer, 0)
+            return
         if norm > plan.objective.clip_norm:
             job.clip_factor = plan.objective.clip_norm / norm
     bcn_team_phase(&plan.team, UPDATES, plan.n_items)

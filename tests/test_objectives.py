@@ -12,6 +12,7 @@ import pytest
 import reference as ref
 from helpers import (
     LAYOUTS,
+    digest,
     fit_twin,
     make_network,
     problem,
@@ -432,6 +433,16 @@ def test_n4_a_norm_that_overflows_is_no_norm_to_hold(isa, layer_sizes, dtype):
     assert np.array_equal(net.parameters, twin.parameters)
 
 
+def test_n4_a_gradient_whose_squares_overflow_is_not_clipped_to_nothing(isa):
+    X, y = problem(40)
+    net = make_network((7, 1), dtype="float64")
+    net.parameters[:] = 0  # so that the logits are 0, whatever X
+    with pytest.raises(bcenet.NonFiniteError) as caught:
+        bcenet.fit(net, X * 1e170, y, clip_norm=1.0)
+    assert (caught.value.epoch, caught.value.batch, caught.value.layer) == (1, 0, 0)
+    assert not net.parameters.any()
+
+
 # ------------------------------------------------------------------------------ S1: Ctrl-C
 
 
@@ -502,6 +513,15 @@ def test_s1_ctrl_c_between_any_two_lines():
     assert wrong == {}
 
 
+def test_dropout_of_each_layer_in_an_array():
+    X, y = problem(40)
+    rates = [[0.5, 0.0], (0.5, 0.0), np.array([0.5, 0.0])]
+    nets = [make_network((7, 6, 5, 1)) for _ in rates]
+    for net, dropout in zip(nets, rates, strict=True):
+        bcenet.fit(net, X, y, epochs=2, dropout=dropout, random_state=0)
+    assert len({digest(net.parameters) for net in nets}) == 1
+
+
 # ----------------------------------------------------------------------- init_output_bias
 
 
@@ -546,6 +566,7 @@ BAD_BIAS = {
     "all missing": ({"y": np.full(4, np.nan)}, r"y must hold both classes"),
     "above 1": ({"y": [0, 1, 2, 0]}, r"y must be in \[0, 1\].*2"),
     "shape": ({"y": np.zeros((4, 1))}, r"y must have shape \(4,\); got \(4, 1\)"),
+    "a number": ({"y": 1}, r"y must have shape \(1,\); got \(\)"),
     "weights": ({"sample_weight": [1, -1, 1, 1]}, r"sample_weight must be.*-1"),
     "weights' length": ({"sample_weight": [1, 1]}, r"sample_weight.*4"),
     "weights of one class": ({"sample_weight": [1, 0, 1, 1]}, r"y must hold both classes"),

@@ -19,6 +19,12 @@ PARTS: dict[str, int]
 class Source:
     def __init__(self, array: np.ndarray) -> None: ...
 
+class SparseSource:
+    rows: int
+    def __init__(self, values: np.ndarray, columns: np.ndarray, starts: np.ndarray) -> None: ...
+
+def find_unsorted(matrix: SparseSource, width: int) -> int: ...
+
 class Engine:
     steps: int
     averaged: int
@@ -36,6 +42,7 @@ class Engine:
         drop_rates: list[int] | None = None,
         batch_statistics: bool = False,
         averages: bool = False,
+        entries: int = -1,
     ) -> None: ...
     def configure(self, hyper: dict[str, Any]) -> None: ...
     def average(self) -> None: ...
@@ -46,7 +53,7 @@ class Engine:
     ) -> None: ...
     def train(
         self,
-        x: Source,
+        x: Source | SparseSource,
         y: Source,
         weight: Source | None,
         offset: Source | None,
@@ -63,7 +70,7 @@ class Engine:
     ) -> tuple[int, int, float, float, float, int]: ...
     def gradients(
         self,
-        x: Source,
+        x: Source | SparseSource,
         y: Source,
         weight: Source | None,
         offset: Source | None,
@@ -72,13 +79,18 @@ class Engine:
         threads: int,
     ) -> int: ...
     def logits(
-        self, x: Source, out: np.ndarray, threads: int, seed: int | None = None, epoch: int = 0
+        self,
+        x: Source | SparseSource,
+        out: np.ndarray,
+        threads: int,
+        seed: int | None = None,
+        epoch: int = 0,
     ) -> int: ...
     def close(self) -> None: ...
     def take_pending(self) -> BaseException | None: ...
     def predict(
         self,
-        x: Source,
+        x: Source | SparseSource,
         offset: Source | None,
         out: np.ndarray,
         probabilities: bool,
@@ -86,7 +98,7 @@ class Engine:
     ) -> str: ...
     def evaluate(
         self,
-        x: Source,
+        x: Source | SparseSource,
         y: Source,
         weight: Source | None,
         offset: Source | None,

@@ -30,7 +30,12 @@ class Averaging:
 
     def begin(self, parameters: np.ndarray) -> None:
         """Take up a network's parameters; go on with what is there if it made them."""
-        if self.raw is None or self.average is None or not np.array_equal(self.average, parameters):
+        average = self.average
+        if (
+            average is None
+            or average.dtype != parameters.dtype
+            or not np.array_equal(average, parameters)
+        ):
             self.raw, self.average, self.count = parameters.copy(), parameters.copy(), 0
 
     def averages_epoch(self, epoch: int, epochs: int) -> bool:

@@ -6,7 +6,7 @@ A callback is an object with any of ``on_fit_begin(state)``, ``on_epoch_end(stat
 whether the fit is through, was stopped or ends with an exception, Ctrl-C too.
 
 The objects here hold one fit at a time and begin anew with the next. Where they number epochs
-in files they count over all fits of the optimizer, as ``optimizer.epoch`` does.
+in files they count over all fits of the optimizer, as ``state.total_epoch`` does.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class State:
     Attributes:
         network: holds the parameters of the last whole epoch; optimizer: its state after it.
         history: the losses so far. epoch: epochs done in this fit, of ``epochs``.
+        total_epoch: epochs done in all fits of the optimizer.
         loss, validation_loss: of this epoch; None before the first, or without validation data.
         penalty: what L1 and L2 add to the loss. learning_rate: of the epoch's last step, the
         schedule's factor in it. Both None before the first epoch.
@@ -58,6 +59,11 @@ class State:
         self.penalty: float | None = None
         self.learning_rate: float | None = None
         self.seconds = 0.0
+
+    @property
+    def total_epoch(self) -> int:
+        """Epochs over all fits of the optimizer; L-BFGS carries none from fit to fit."""
+        return getattr(self.optimizer, "epoch", self.epoch)
 
 
 class Callbacks:
@@ -352,7 +358,7 @@ class Checkpoint(_Monitor):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder)
 
     def on_epoch_end(self, state: State) -> None:
-        epoch = state.optimizer.epoch
+        epoch = state.total_epoch
         if epoch % self.every == 0 and (not self.only_best or self._improved(state)):
             state.network.save(self.path.replace("{epoch}", str(epoch)))
 
@@ -435,7 +441,7 @@ class CSVLog:
         values = [getattr(state, name) for name in _LOGGED]
         # float: a NumPy number's repr names its type.
         cells = ["" if value is None else repr(float(value)) for value in values]
-        cells = [str(state.optimizer.epoch), *cells, repr(state.seconds)]
+        cells = [str(state.total_epoch), *cells, repr(state.seconds)]
         self._write(",".join(cells) + "\n", "ab")
 
     def _write(self, line: str, mode: str) -> None:
@@ -489,7 +495,7 @@ class TensorBoard:
     def on_epoch_end(self, state: State) -> None:
         values = [(name, getattr(state, name)) for name in _LOGGED]
         scalars = [{"tag": name, "simple_value": v} for name, v in values if v is not None]
-        self._write("ab", step=state.optimizer.epoch, summary={"value": scalars})
+        self._write("ab", step=state.total_epoch, summary={"value": scalars})
 
     def _write(self, mode: str, **event: Any) -> None:
         event_of, writer = _tensorboard()

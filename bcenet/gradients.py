@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bcenet import checks, kernels, losses, threads
+from bcenet import checks, kernels, losses, sparse, threads
 from bcenet import rows as rows_
 from bcenet.objective import Objective
 from bcenet.parameters import Shape
@@ -135,7 +135,7 @@ class Forward(Record):
 
 def forward(network: Network, X: np.ndarray) -> Forward:
     """z, y, a and g'(y) of every layer, with the engine's own bits up to a normalisation."""
-    a = np.array(X, network.dtype, order="C")  # (n, fan_in)
+    a = sparse.dense(X, network.dtype)  # (n, fan_in)
     result = Forward([], [], [], [], [])
     gains = iter(network.norms)
     statistics = iter(network.shape.split_statistics(network.statistics))
@@ -203,7 +203,7 @@ def trace(network: Network, X: ArrayLike, y: ArrayLike) -> Trace:
     rows = rows_.check(network, X, y)
     targets = rows.y.reshape(rows.n, -1).astype(network.dtype)
     passed = forward(network, rows.X)
-    inputs = np.array(rows.X, network.dtype, order="C")
+    inputs = sparse.dense(rows.X, network.dtype)
     befores = [inputs if network.scale is None else inputs * network.scale, *passed.a[:-1]]
     ones = np.ones((1, rows.n), network.dtype)
     mean = network.dtype.type(1 / rows.n)
@@ -228,11 +228,14 @@ def trace(network: Network, X: ArrayLike, y: ArrayLike) -> Trace:
 
 
 def inference_engine(
-    network: Network, count: int, objective: Objective | None = None
+    network: Network, count: int, objective: Objective | None = None, *, is_sparse: bool = False
 ) -> kernels.Engine:
     """An engine for forward passes with a network's parameters as they are now."""
     native = None if objective is None else objective.native()
-    engine = kernels.Engine(network.shape, network.dtype, 0, count, objective=native)
+    entries = 0 if is_sparse else -1
+    engine = kernels.Engine(
+        network.shape, network.dtype, 0, count, objective=native, entries=entries
+    )
     engine.load("parameters", network.parameters)
     engine.load("statistics", network.statistics)
     return engine
@@ -258,7 +261,12 @@ class GradientPass:
         self._labels = network.layer_sizes[-1] if objective.label_sum else 1
         self._flat = np.empty_like(network.parameters)
         self._engine = kernels.Engine(
-            network.shape, network.dtype, part, count, objective=objective.native()
+            network.shape,
+            network.dtype,
+            part,
+            count,
+            objective=objective.native(),
+            entries=rows.most_entries(part),
         )
         self._engine.load("statistics", network.statistics)
 
@@ -366,7 +374,14 @@ def row_gradients(
     if rows.weight is not None and rows.weight.ndim != 1:
         raise ValueError(f"sample_weight must have shape ({rows.n},); got {rows.weight.shape}")
     objective = Objective.of(network.layer_sizes[-1])
-    engine = kernels.Engine(network.shape, network.dtype, 1, 1, objective=objective.native())
+    engine = kernels.Engine(
+        network.shape,
+        network.dtype,
+        1,
+        1,
+        objective=objective.native(),
+        entries=rows.most_entries(1),
+    )
     engine.load("parameters", network.parameters)
     engine.load("statistics", network.statistics)
     out = np.zeros((rows.n, network.parameters.size), network.dtype)
@@ -387,7 +402,8 @@ def losses_of(
 ) -> tuple[float, float]:
     """(weighted loss, weight) over checked rows, by the engine's forward pass."""
     count = threads.choose(n_threads, network._work(rows.n))
-    return inference_engine(network, count, objective).evaluate(rows.sources())
+    is_sparse = sparse.is_sparse(rows.X)
+    return inference_engine(network, count, objective, is_sparse=is_sparse).evaluate(rows.sources())
 
 
 # Entries compared in each of a layer's two arrays: enough to meet every row and column pattern.

@@ -66,13 +66,38 @@ def few_outputs(
     return _dispatch.native.few_outputs(X, parameters, layer_sizes, codes, probabilities)
 
 
-def source(array: np.ndarray) -> Any:
-    """An array as the kernels read it: any real dtype, byte order and strides, never copied."""
-    return _dispatch.native.Source(array)
+def source(array: Any) -> Any:
+    """An array as the kernels read it: any real dtype, byte order and strides, never copied.
+
+    Or a matrix of compressed sparse rows, checked by `bcenet.sparse`.
+    """
+    if isinstance(array, np.ndarray):
+        return _dispatch.native.Source(array)
+    return _dispatch.native.SparseSource(
+        array.data, _indices(array.indices), _indices(array.indptr)
+    )
+
+
+def _indices(indices: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(indices, np.int32 if indices.dtype == np.int32 else np.int64)
+
+
+def first_unsorted(matrix: Any, width: int) -> int:
+    """The first row of a CSR matrix whose columns do not rise within [0, width), or -1; -2 where
+    its indptr does not fit."""
+    if matrix.data.shape != matrix.indices.shape or matrix.indptr.size != matrix.shape[0] + 1:
+        return -2
+    return _dispatch.native.find_unsorted(source(matrix), width)
 
 
 def optional_source(array: np.ndarray | None) -> Any:
     return None if array is None else source(array)
+
+
+def first_bad(array: np.ndarray, dtype: np.dtype, wanted: str) -> int:
+    """The flat index of the first value that is not ``wanted`` once it is in ``dtype``, or -1."""
+    native = _dispatch.native
+    return native.find_bad(source(array), dtype.itemsize, native.CHECKS[wanted])[0]
 
 
 def check_values(name: str, array: np.ndarray, dtype: np.dtype, wanted: str) -> float:
@@ -212,6 +237,7 @@ class Engine:
         hyper: `Optimizer.native_hyper`, to update. objective: `Objective.native`.
         drop_rates: one a layer, in parts of 65536. batch_statistics: whether batch normalisation
             takes the batch's. averages: whether there is a moving average of the parameters.
+        entries: the most that a batch of sparse rows has, where X is sparse; -1 where it is dense.
     """
 
     def __init__(
@@ -226,6 +252,7 @@ class Engine:
         drop_rates: list[int] | None = None,
         batch_statistics: bool = False,
         averages: bool = False,
+        entries: int = -1,
     ) -> None:
         self._native = _dispatch.native
         self._engine = self._native.Engine(
@@ -241,6 +268,7 @@ class Engine:
             drop_rates,
             batch_statistics,
             averages,
+            entries,
         )
         self._threads = threads
 

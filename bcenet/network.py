@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bcenet import checks, gradients, initializers, kernels, losses, threads
+from bcenet import checks, gradients, initializers, kernels, losses, sparse, threads
 from bcenet import rows as rows_
 from bcenet.parameters import Shape
 
@@ -34,7 +34,7 @@ def _activations(value: Any, hidden: int) -> tuple[str, ...]:
     known = kernels.activation_names()
     if isinstance(value, str):
         return (checks.choice("activation", value, known),) * hidden
-    if not isinstance(value, (list, tuple)):
+    if not isinstance(value, (list, tuple, np.ndarray)):
         raise TypeError(
             f"activation must be a name or a list of names; got {checks.describe(value)}"
         )
@@ -42,12 +42,12 @@ def _activations(value: Any, hidden: int) -> tuple[str, ...]:
         raise ValueError(
             f"activation must be a name or one a hidden layer ({hidden}); got {len(value)}"
         )
-    return tuple(checks.choice("activation", name, known) for name in value)
+    return tuple(str(checks.choice("activation", name, known)) for name in value)
 
 
 def _normalization(value: Any, hidden: int) -> tuple[str | None, ...]:
     known = [name for name in kernels.normalizations() if name is not None]
-    one = None if isinstance(value, (list, tuple)) else value
+    one = None if isinstance(value, (list, tuple, np.ndarray)) else value
     values = [one] * hidden if one is value else list(value)
     if len(values) != hidden:
         raise ValueError(
@@ -57,7 +57,7 @@ def _normalization(value: Any, hidden: int) -> tuple[str | None, ...]:
     for name in (one, *values):
         if name is not None:
             checks.choice("normalization", name, known)
-    return (*values, None)
+    return (*(None if name is None else str(name) for name in values), None)
 
 
 def generator(random_state: Any) -> np.random.Generator:
@@ -309,14 +309,23 @@ class Network:
 
     # ---- data -----------------------------------------------------------------------------
 
-    def check_rows(self, X: Any, name: str = "X") -> np.ndarray:
-        """X as (n, inputs) of real, finite numbers, not copied; or an error that says where."""
+    def check_rows(self, X: Any, name: str = "X") -> Any:
+        """X as (n, inputs) of real, finite numbers, not copied; or an error that says where.
+
+        An array, or a CSR matrix where X is sparse.
+        """
         array = self._check_shape(X, name)
-        kernels.check_values(name, array, self.dtype, "finite")
+        self._check_finite(array, name)
         return array
 
-    def _check_shape(self, X: Any, name: str) -> np.ndarray:
-        array = checks.real_array(name, X)
+    def _check_finite(self, array: Any, name: str) -> None:
+        if sparse.is_sparse(array):
+            sparse.check_finite(name, array, self.dtype)
+        else:
+            kernels.check_values(name, array, self.dtype, "finite")
+
+    def _check_shape(self, X: Any, name: str) -> Any:
+        array = sparse.check(name, X) if sparse.is_sparse(X) else checks.real_array(name, X)
         inputs = self.layer_sizes[0]
         if array.ndim != 2 or array.shape[1] != inputs:
             hint = f"; reshape one row with {name}.reshape(1, -1)" if array.ndim == 1 else ""
@@ -380,11 +389,11 @@ class Network:
         array = self._check_shape(X, "X")
         base = self.check_offset(offset, array.shape[0])
         count = threads.choose(n_threads, self._work(array.shape[0]))
-        engine = gradients.inference_engine(self, count)
+        engine = gradients.inference_engine(self, count, is_sparse=sparse.is_sparse(array))
         out = np.empty((array.shape[0], self.layer_sizes[-1]), self.dtype)
         bases = kernels.optional_source(base)
         if engine.predict(kernels.source(array), bases, out, probabilities=probabilities) != "done":
-            kernels.check_values("X", array, self.dtype, "finite")  # raises, and says where
+            self._check_finite(array, "X")  # raises, and says where
         return out[:, 0] if self.layer_sizes[-1] == 1 else out
 
     def decision_function(
@@ -394,6 +403,7 @@ class Network:
 
         Arguments:
             X: (n, inputs), finite, any real dtype, strides and byte order; read block by block.
+                Or a sparse matrix or array of SciPy's.
             n_threads: None chooses from the work. The result is the same for any number, and
                 a row's result is the same whatever rows it comes with.
             offset: added to the logits, of their shape or (n,); finite.

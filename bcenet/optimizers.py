@@ -302,9 +302,10 @@ class LBFGS:
     """L-BFGS over all rows at once, SciPy's: for small data and logistic regression.
 
     Each of the epochs that `bcenet.fit` is asked for is at most one iteration, with as many
-    evaluations of loss and gradient as its line search needs; ``batch_size``, ``schedule`` and
-    ``clip_norm`` do not apply. It stops by itself where the gradient's largest entry is at most
-    ``tol``. Nothing is carried from one fit to the next.
+    evaluations of loss and gradient as its line search needs; ``batch_size`` does not apply, and
+    what has no meaning over all rows at once (a schedule, averages, clipping, max-norm, dropout,
+    batch normalisation) is refused. It stops by itself where the gradient's largest entry is at
+    most ``tol``. Nothing is carried from one fit to the next.
 
     Arguments:
         tol: not negative. memory: gradients that the approximation of the Hessian remembers.

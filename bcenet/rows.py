@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bcenet import kernels, losses
+from bcenet import kernels, losses, sparse
 from bcenet.records import Record
 
 if TYPE_CHECKING:
@@ -16,9 +16,10 @@ Sources = tuple[Any, Any, Any, Any]  # X, y, weight, offset as the kernels read 
 
 
 class Rows(Record):
-    """X (n, inputs), y (n,) or (n, k), weight like y or (n,) or None, offset like y or None."""
+    """X (n, inputs), an array or CSR; y (n,) or (n, k); weight like y or (n,) or None; offset like
+    y or None."""
 
-    X: np.ndarray
+    X: Any
     y: np.ndarray
     weight: np.ndarray | None
     offset: np.ndarray | None
@@ -27,9 +28,8 @@ class Rows(Record):
     def n(self) -> int:
         return self.X.shape[0]
 
-    def part(self, chosen: Any) -> Rows:
-        """Some of the rows: a slice or positions."""
-        return Rows(*(None if array is None else array[chosen] for array in self._arrays()))
+    def most_entries(self, rows: int) -> int:
+        return most_entries(self.X, rows)
 
     def sources(self) -> Sources:
         x, y, weight, offset = self._arrays()
@@ -42,6 +42,11 @@ class Rows(Record):
 
     def _arrays(self) -> tuple[Any, Any, Any, Any]:
         return self.X, self.y, self.weight, self.offset
+
+
+def most_entries(X: Any, rows: int) -> int:
+    """The most entries of a batch of so many rows where X is sparse; -1 where it is not."""
+    return sparse.most_entries(X, rows) if sparse.is_sparse(X) else -1
 
 
 def check(
@@ -64,16 +69,17 @@ def check(
         raise ValueError(f"{prefix}X must have at least one row; got 0")
     targets = network.check_targets(y, count, f"{prefix}y", missing=missing)
     weight = check_weight(sample_weight, targets, network.dtype, f"{prefix}sample_weight")
-    if missing and not _holds_labels(targets, weight):
+    if missing and not _holds_labels(targets, weight, network.dtype):
         raise ValueError(f"{prefix}y must hold labels that weigh something; all such are missing")
     return Rows(array, targets, weight, network.check_offset(offset, count, f"{prefix}offset"))
 
 
-def _holds_labels(targets: np.ndarray, weight: np.ndarray | None) -> bool:
-    """Whether a target is there, not NaN, whose weight is not 0."""
+def _holds_labels(targets: np.ndarray, weight: np.ndarray | None, dtype: np.dtype) -> bool:
+    """Whether a target is there, not NaN, whose weight is not 0 in a dtype."""
     known = ~np.isnan(targets)
     if weight is not None:
-        known &= (weight if weight.ndim == targets.ndim else weight[:, np.newaxis]) > 0
+        weighs = weight.astype(dtype) > 0
+        known &= weighs if weight.ndim == targets.ndim else weighs[:, np.newaxis]
     return bool(known.any())
 
 

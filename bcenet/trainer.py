@@ -25,10 +25,12 @@ class Trainer:
     """The training engine, one step a call.
 
     It trains a private copy. ``trainer.network`` and ``trainer.optimizer`` bring the objects up
-    to date when they are looked at (as does ``trainer.sync()``), so a step itself copies nothing.
-    Steps over the batches of an epoch give the same bits as `bcenet.fit` with the same options.
-    A trainer belongs to one thread at a time; it is a context manager, and ``close`` ends its
-    threads.
+    to date when they are looked at (as does ``trainer.sync()``), so a step itself copies nothing;
+    what is changed in the network meanwhile is lost, but for changes after ``close``. Steps over
+    the batches of an epoch give the same bits as `bcenet.fit` with the same options, but for what
+    dropout drops: its random numbers belong to a step and a row of the batch, in a fit to an epoch
+    and a row of X. A trainer belongs to one thread at a time; it is a context manager, and
+    ``close`` ends its threads.
 
     Arguments:
         network: trained in place, at each ``sync``. optimizer, learning_rate, loss, pos_weight,
@@ -99,8 +101,8 @@ class Trainer:
             *zip(("first", "second", "third"), resolved.state.values(), strict=False),
         ]
         self._engine: kernels.Engine | None = None
-        self._capacity = 0
-        self._configured = resolved.learning_rate  # in the engine
+        self._capacity, self._entries = 0, -1
+        self._configured: dict[str, Any] = {}  # hyperparameters in the engine
         self._held_by_call = [
             kernels.exclusive("trainer"),
             network._fitting,
@@ -130,10 +132,10 @@ class Trainer:
         rows = rows_.check(
             self._network, X, y, sample_weight, offset, missing=self._objective.masked
         )
-        passed = self._exclusively(lambda: self._step(rows.n, rows.sources(), False))
+        passed = self._exclusively(lambda: self._step(rows.X, rows.sources(), False))
         if passed.status == "bad loss":
             raise self._non_finite("the loss is not finite", rows.X)
-        return passed.loss / passed.weight * self._labels if passed.weight > 0 else 0.0
+        return passed.loss / passed.weight * self._labels
 
     def step_gradient(self, X: ArrayLike, dlogits: ArrayLike) -> None:
         """One step with a gradient of one's own: the derivatives of a loss by the logits of X.
@@ -166,7 +168,7 @@ class Trainer:
             raise ValueError(f"dlogits must have shape {wanted}; got {derivatives.shape}")
         kernels.check_values("dlogits", derivatives, self._network.dtype, "finite")
         sources = (kernels.source(array), kernels.source(derivatives), None, None)
-        self._exclusively(lambda: self._step(array.shape[0], sources, True))
+        self._exclusively(lambda: self._step(array, sources, True))
 
     def logits(self, X: ArrayLike) -> np.ndarray:
         """The logits of X as the next step on X will compute them.
@@ -179,8 +181,7 @@ class Trainer:
         Raises: ValueError for another shape, or a NaN or infinity in X.
         """
         array = self._network.check_rows(X)
-        rows = array.shape[0]
-        if rows == 0:
+        if array.shape[0] == 0:
             raise ValueError("X must have at least one row; got 0")
         return self._exclusively(lambda: self._logits(array))
 
@@ -188,22 +189,22 @@ class Trainer:
         """Call a function while no other thread uses the trainer, network or optimizer."""
         return kernels.exclusively(self._held_by_call, function)
 
-    def _logits(self, array: np.ndarray) -> np.ndarray:
-        rows = array.shape[0]
-        engine = self._engine_for(rows)
-        out = np.empty(self._network.rows_shape(rows), self._network.dtype)
+    def _logits(self, array: Any) -> np.ndarray:
+        engine = self._engine_for(array)
+        out = np.empty(self._network.rows_shape(array.shape[0]), self._network.dtype)
         engine.logits(kernels.source(array), out, seed=self._drop_seed(), epoch=self._steps)
         self._raise_pending(engine)
         return out
 
-    def _step(self, rows: int, sources: rows_.Sources, derivatives: bool) -> kernels.Pass:
-        engine = self._engine_for(rows)
-        if self._optimizer.learning_rate != self._configured:
-            engine.configure(self._optimizer.native_hyper())
-            self._configured = self._optimizer.learning_rate
+    def _step(self, X: Any, sources: rows_.Sources, derivatives: bool) -> kernels.Pass:
+        engine = self._engine_for(X)
+        hyper = self._optimizer.native_hyper()
+        if hyper != self._configured:
+            engine.configure(hyper)
+            self._configured = hyper
         passed = engine.train(
             sources,
-            rows,
+            X.shape[0],
             range(1),
             stage=self._stage,
             seed=self._drop_seed(),
@@ -236,25 +237,38 @@ class Trainer:
 
     # ---- the engine -----------------------------------------------------------------------
 
-    def _engine_for(self, rows: int) -> kernels.Engine:
-        """The engine, made anew where a batch is larger than all before."""
-        if self._engine is not None and rows <= self._capacity:
+    def _engine_for(self, X: Any) -> kernels.Engine:
+        """The engine, made anew where a batch is larger than all before, or the first sparse one
+        after dense ones."""
+        rows, entries = X.shape[0], rows_.most_entries(X, X.shape[0])
+        same = (entries < 0) == (self._entries < 0)
+        if (
+            self._engine is not None
+            and same
+            and rows <= self._capacity
+            and entries <= self._entries
+        ):
             return self._engine
+        capacity, most = self._capacity, self._entries
         self._close()
+        if same:
+            rows, entries = max(rows, capacity), max(entries, most)
         work = 3 * self._network._work(rows)
+        hyper = self._optimizer.native_hyper()
         engine = kernels.Engine(
             self._network.shape,
             self._network.dtype,
             rows,
             threads.choose(self._n_threads, work, threads.WORK_PER_THREAD),
-            hyper=self._optimizer.native_hyper(),
+            hyper=hyper,
             objective=self._objective.native(),
             drop_rates=self._drop_rates,
             batch_statistics=True,
+            entries=entries,
         )
         self._load(engine)
-        self._engine, self._capacity = engine, rows
-        self._configured = self._optimizer.learning_rate
+        self._engine, self._capacity, self._entries = engine, rows, entries
+        self._configured = hyper
         return engine
 
     def _load(self, engine: kernels.Engine) -> None:
@@ -270,7 +284,7 @@ class Trainer:
 
     @property
     def optimizer(self) -> optimizers.Optimizer:
-        """The optimizer, its state up to date. Its ``learning_rate`` may be changed."""
+        """The optimizer, its state up to date. Its hyperparameters may be changed."""
         self.sync()
         return self._optimizer
 
@@ -285,13 +299,15 @@ class Trainer:
             self._behind = False
 
     def close(self) -> None:
-        """Bring the network up to date and end the threads; the next step starts them again."""
+        """Bring the network up to date and end the threads; the next step starts them again, from
+        the network and the optimizer as they are then."""
         self._exclusively(self._close)
 
     def _close(self) -> None:
         self._sync()
         if self._engine is not None:
             self._engine.close()
+        self._engine, self._capacity, self._entries = None, 0, -1
 
     def __enter__(self) -> Trainer:
         return self

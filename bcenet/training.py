@@ -103,7 +103,8 @@ def fit(
 
     Arguments:
         network: changed at the end of every epoch; training works on a private copy.
-        X: (n, inputs), finite, any real dtype and strides; read batch by batch, never copied.
+        X: (n, inputs), finite, any real dtype and strides; read batch by batch, never copied. Or
+            a sparse matrix or array of SciPy's, with the bits of the same rows made dense.
         y: (n,) for one output or (n, k) for k: labels, or probabilities in [0, 1]. Both classes
             must be there, unless an optimizer object goes from one part of the data to the next.
         optimizer: "sgd", "adam", "adamw", "amsgrad", "rmsprop", "lion", "lbfgs", or an object such
@@ -139,7 +140,8 @@ def fit(
     Raises: ValueError and TypeError naming the argument; RuntimeError if the network or the
     optimizer is being fitted by another thread; NonFiniteError when the loss, the parameters
     or the optimizer's state leave the finite numbers: the network then holds the weights before
-    that step. Ctrl-C raises KeyboardInterrupt within 100 ms and leaves the last whole step.
+    that step. Ctrl-C raises KeyboardInterrupt and leaves the last whole step: within 100 ms, or
+    when a large step that has begun to change parameters is done.
 
     Example:
         >>> import bcenet, numpy as np
@@ -331,12 +333,12 @@ class _Run:
         self.plan = plan
         self.rows = rows
         optimizer, averaging = plan.optimizer, plan.averaging
+        if plan.schedule is not None:
+            plan.schedule.begin(plan.epochs, rows.n, optimizer.epoch)
         optimizer.begin(network.parameters)
         optimizer.seed = plan.seed
         self._batch_size = min(plan.batch_size, rows.n)
         self._batches = math.ceil(rows.n / self._batch_size)
-        if plan.schedule is not None:
-            plan.schedule.begin(plan.epochs, rows.n, optimizer.epoch)
         self._sources = rows.sources()
         step = 3 * network._work(self._batch_size)
         whole = 3 * network._work(rows.n) * plan.epochs
@@ -350,6 +352,7 @@ class _Run:
             drop_rates=plan.drop_rates,
             batch_statistics=True,
             averages=averaging is not None,
+            entries=rows.most_entries(self._batch_size),
         )
         self.learning_rate = optimizer.learning_rate
         # What the engine holds, and where it is published to.

@@ -38,7 +38,8 @@ cdef void rows_phases(Job* job) noexcept nogil:
     job.at = -1
     job.backwards = False
     for i in range(count + 1):
-        bcn_team_phase(&plan.team, CHAINS if job.by_chains else ROWS, blocks)
+        bcn_team_phase(&plan.team, CHAINS if job.by_chains else ROWS,
+                       blocks + (1 if plan.sparse and i == 0 else 0))
         if i < count:
             job.at = plan.batch_norms[i]
             bcn_team_phase(&plan.team, STATISTICS, lines(&plan.layers[job.at]))
@@ -132,8 +133,11 @@ cdef void train(Job* job) noexcept nogil:
         share = job.batch_rows / job.batch_weight if by_rows else 1
         job.loss += share * sum_block(<const double*> plan.row_loss, job.batch_rows)
         job.weight += job.batch_rows if by_rows else job.batch_weight
-        job.penalty_scale = labels / job.batch_weight
-        job.gradient_scale = 1 if job.has_derivatives else job.penalty_scale
+        if job.has_derivatives:  # the caller has divided; penalties have the rows
+            job.gradient_scale = 1
+            job.penalty_scale = 1 / <double> job.batch_rows
+        else:
+            job.gradient_scale = job.penalty_scale = labels / job.batch_weight
         if has_penalty(plan):
             stripes(job, PENALTIES, plan.n_stripes)
             job.penalty += share * total(plan, plan.n_sums - plan.n_layers - 1)
@@ -145,6 +149,9 @@ cdef void train(Job* job) noexcept nogil:
         prepare(&job.step, &plan.hyper, 1 if job.rates == NULL else job.rates[job.batch],
                 plan.steps)
         bcn_team_phase(&plan.team, PARAMETERS, plan.n_items)
+        if job.stop != DONE:  # no update was asked for, so there is none to finish
+            job.status = <Status> job.stop
+            return
         if plan.scaled:
             stripes(job, SCALING, plan.n_first_stripes)
         if job.gradients != NULL:
@@ -167,14 +174,20 @@ cdef void inference_item(Job* job, floating* scratch, int64_t block,
     cdef Py_ssize_t position = block * INFERENCE_ROWS
     cdef Py_ssize_t count = min(<Py_ssize_t> INFERENCE_ROWS, job.rows - position)
     cdef Py_ssize_t i
-    gather(job, <floating*> plan.layers[0].input, row, position, count)
-    if not all_finite(<floating*> plan.layers[0].input + row * plan.layers[0].ld_in,
-                      count * plan.layers[0].ld_in):
+    cdef bint finite
+    if plan.sparse:
+        finite = sparse_finite(job, position, count, scratch)
+    else:
+        gather(job, <floating*> plan.layers[0].input, row, position, count)
+        finite = all_finite(<floating*> plan.layers[0].input + row * plan.layers[0].ld_in,
+                            count * plan.layers[0].ld_in)
+    if not finite:
         bcn_store(&job.stop, BAD_INPUT)
         return
-    # The hardware reads ahead only to the end of a page: 1 to 2 % of the time.
-    for i in range(position + INFERENCE_ROWS, min(position + 2 * INFERENCE_ROWS, job.rows)):
-        prefetch_row(&job.x, i)
+    if not plan.sparse:
+        # The hardware reads ahead only to the end of a page: 1 to 2 % of the time.
+        for i in range(position + INFERENCE_ROWS, min(position + 2 * INFERENCE_ROWS, job.rows)):
+            prefetch_row(&job.x, i)
     forward(job, scratch, row, position, count, -1)
     if job.has_targets:
         loss_rows(job, scratch, row, position, count)
@@ -213,5 +226,5 @@ cdef inline void work(Job* job, floating* scratch, int kind, int64_t item,
         max_norm_item(job, scratch, item)
     else:
         effective_rows(job.plan, &job.plan.stripes[item], scratch)
-    if thread == 0 and kind <= REDUCTIONS and poll(job):
+    if thread == 0 and (kind <= REDUCTIONS or job.stage == GRADIENT_ONLY) and poll(job):
         bcn_store(&job.stop, INTERRUPTED)

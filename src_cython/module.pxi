@@ -138,6 +138,64 @@ cdef class Source:
             PyBuffer_Release(&self.view)
 
 
+cdef class SparseSource:
+    """Rows of a compressed sparse matrix (CSR) of checked indices, to be read entry by entry."""
+
+    cdef Source values
+    cdef object columns
+    cdef object starts
+    cdef Sparse entries
+    cdef readonly Py_ssize_t rows
+
+    def __cinit__(self, values, columns, starts):
+        self.values = Source(values)
+        self.columns = columns
+        self.starts = starts
+        self.rows = starts.size - 1
+        self.entries.values = self.values.layout
+        if columns.itemsize == 4:
+            self.entries.columns_32 = <int32_t*> address(columns, columns.nbytes, False)
+        else:
+            self.entries.columns_64 = <int64_t*> address(columns, columns.nbytes, False)
+        if starts.itemsize == 4:
+            self.entries.starts_32 = <int32_t*> address(starts, starts.nbytes, False)
+        else:
+            self.entries.starts_64 = <int64_t*> address(starts, starts.nbytes, False)
+
+
+cdef Py_ssize_t rows_of(x) except -1:
+    """Of a Source or a SparseSource."""
+    if isinstance(x, SparseSource):
+        return (<SparseSource> x).rows
+    return (<Source?> x).layout.shape[0]
+
+
+cdef Py_ssize_t first_unsorted(const Sparse* s, Py_ssize_t rows, Py_ssize_t entries,
+                               Py_ssize_t width) noexcept nogil:
+    cdef Py_ssize_t row, e, before, first, last
+    if row_start(s, 0) != 0 or row_start(s, rows) != entries:
+        return -2
+    for row in range(rows):
+        first = row_start(s, row)
+        last = row_start(s, row + 1)
+        if first > last or last > entries:
+            return -2
+        before = -1
+        for e in range(first, last):
+            if column_of(s, e) <= before or column_of(s, e) >= width:
+                return row
+            before = column_of(s, e)
+    return -1
+
+
+def find_unsorted(SparseSource matrix not None, Py_ssize_t width):
+    """The first row whose columns do not rise within [0, width), or -1; -2 for bad starts."""
+    cdef Py_ssize_t row
+    with nogil:
+        row = first_unsorted(&matrix.entries, matrix.rows, matrix.values.layout.size, width)
+    return row
+
+
 # ---- elementwise kernels -------------------------------------------------------------------
 
 cdef void sigmoid_all(floating* out, const Layout* z) noexcept nogil:
@@ -453,6 +511,7 @@ cdef class Engine:
     """A private copy of a network, with the buffers and the optimizer state to train it.
 
     ``capacity`` is the number of rows of a batch; 0 makes an engine for inference alone.
+    ``entries`` is the most that a batch of sparse rows has, where X is sparse; it is -1 for dense.
     ``hyper`` holds the fields of the optimizer's Hyper, its rule's code first, and ``objective``
     those of Objective. ``drop_rates`` has one for each layer, in parts of 65536; ``averages``
     makes room for a moving average of the parameters.
@@ -463,7 +522,8 @@ cdef class Engine:
 
     def __cinit__(self, layer_sizes, activation_codes, norm_codes, bint scaled, int item_size,
                   Py_ssize_t capacity, int threads, dict hyper=None, dict objective=None,
-                  drop_rates=None, bint batch_statistics=False, bint averages=False):
+                  drop_rates=None, bint batch_statistics=False, bint averages=False,
+                  Py_ssize_t entries=-1):
         cdef Py_ssize_t i
         cdef Py_ssize_t rows = capacity if capacity > 0 else threads * INFERENCE_ROWS
         cdef int l
@@ -475,6 +535,7 @@ cdef class Engine:
         plan.threads = threads
         plan.scaled = scaled
         plan.batch_statistics = batch_statistics
+        plan.sparse = entries >= 0
         plan.layers = <Layer*> self.allocate(plan.n_layers, sizeof(Layer))
         plan.batch_norms = <int*> self.allocate(plan.n_layers, sizeof(int))
         self.set_hyper({"rule": 0, "learning_rate": 0.0} if hyper is None else hyper)
@@ -491,6 +552,8 @@ cdef class Engine:
         plan.n_items = self.cut(NULL)
         plan.items = <Item*> self.allocate(plan.n_items, sizeof(Item))
         self.cut(plan.items)
+        if plan.sparse:
+            self.allocate_index(entries)
         plan.n_stripes = self.stripe(NULL)
         plan.stripes = <Stripe*> self.allocate(plan.n_stripes, sizeof(Stripe))
         self.stripe(plan.stripes)
@@ -517,7 +580,7 @@ cdef class Engine:
         layer.panel = PANEL_32 if plan.item_size == 4 else PANEL_64
         if layer.narrow:
             layer.panel = padded(layer.columns)
-        layer.ld_in = leading(layer.fan_in + 1)
+        layer.ld_in = 0 if l == 0 and plan.sparse else leading(layer.fan_in + 1)
         layer.ld_a = leading(layer.fan_out + 1)
         if layer.narrow and last:
             layer.ld_a = layer.fan_out  # logits and their deltas lie together
@@ -559,6 +622,18 @@ cdef class Engine:
         for i in range(plan.threads):
             plan.scratch[i] = self.allocate(scratch, plan.item_size)
 
+    cdef allocate_index(self, Py_ssize_t entries):
+        """Room for the entries of a batch of sparse rows, by columns."""
+        cdef Index* index = &self.plan.index
+        cdef Py_ssize_t columns = self.plan.layers[0].fan_in
+        index.room = entries
+        index.slots = <int32_t*> self.allocate(columns, sizeof(int32_t))
+        index.columns = <int32_t*> self.allocate(min(columns, entries), sizeof(int32_t))
+        index.ends = <int32_t*> self.allocate(min(columns, entries), sizeof(int32_t))
+        index.rows = <int32_t*> self.allocate(entries, sizeof(int32_t))
+        index.values = self.allocate(entries, self.plan.item_size)
+        memset(index.slots, 0xFF, columns * sizeof(int32_t))  # -1 everywhere
+
     cdef allocate_parameters(self, Py_ssize_t rows, bint training, bint updates, bint averages):
         """The parameters, and what belongs to them where the engine trains."""
         cdef Plan* plan = &self.plan
@@ -583,7 +658,7 @@ cdef class Engine:
             if partials:
                 layer.partial = self.allocate(MOST_PARTIALS * matrix, plan.item_size)
         if plan.scaled:
-            self.allocate_values(&plan.factors, plan.layers[0].ld_in, training, updates,
+            self.allocate_values(&plan.factors, plan.layers[0].fan_in, training, updates,
                                  averages)
 
     cdef allocate_values(self, Values* values, Py_ssize_t count, bint training, bint updates,
@@ -705,7 +780,7 @@ cdef class Engine:
             parameters += self.plan.layers[l].rows * padded(self.plan.layers[l].columns)
             width += 2 * self.plan.layers[l].ld_a
         return (2 <= chains <= MOST_PARTIALS and chains * parameters < rows * width
-                and not (self.plan.batch_statistics and self.plan.n_batch_norms > 0))
+                and not self.plan.sparse and not (self.plan.batch_statistics and self.plan.n_batch_norms > 0))
 
     cdef Py_ssize_t most_rows(self):
         """Rows whose activations and deltas stay in cache: 384 KB, beside the weights.
@@ -735,8 +810,20 @@ cdef class Engine:
         return (share + 5) // 6 * 6  # whole tiles: up to 5 rows more
 
     def configure(self, dict hyper not None):
-        """Set the hyperparameters for the steps to come; the state stays."""
+        """Set the hyperparameters for the steps to come; the state stays.
+
+        Raises: ValueError where they need another number of state values than there are.
+        """
+        cdef int before = optimizers.state_count(&self.plan.hyper)
+        cdef optimizers.Hyper kept = self.plan.hyper
         self.set_hyper(hyper)
+        needed = optimizers.state_count(&self.plan.hyper)
+        if needed != before:
+            self.plan.hyper = kept
+            raise ValueError(
+                f"optimizer must keep {before} values of state a parameter while it is used; with "
+                f"its hyperparameters of now it needs {needed} (a momentum must not begin or end)"
+            )
 
     cdef set_hyper(self, dict hyper):
         cdef optimizers.Hyper* h = &self.plan.hyper
@@ -811,7 +898,7 @@ cdef class Engine:
             if layer.norm != NO_NORM:
                 self.average_values(&layer.gains, 2 * layer.ld_a)
         if plan.scaled:
-            self.average_values(&plan.factors, plan.layers[0].ld_in)
+            self.average_values(&plan.factors, plan.layers[0].fan_in)
 
     cdef void average_values(self, const Values* values, Py_ssize_t n):
         cdef double rate = 1 / <double> self.plan.averaged
@@ -872,7 +959,7 @@ cdef class Engine:
         for holder, name, value in counters:
             setattr(holder, name, value)
 
-    cdef void prepare_job(self, Job* job, Source x, Source y, Source weight, Source offset):
+    cdef prepare_job(self, Job* job, x, Source y, Source weight, Source offset):
         memset(job, 0, sizeof(Job))
         job.plan = &self.plan
         job.owner = <void*> self
@@ -881,8 +968,12 @@ cdef class Engine:
         job.bad_layer = NO_LAYER
         job.next_poll = bcn_nanoseconds() + POLL_NANOSECONDS
         job.at = -1
-        job.rows = x.layout.shape[0]
-        job.x = x.layout
+        if self.plan.sparse:
+            job.rows = (<SparseSource?> x).rows
+            job.entries = (<SparseSource> x).entries
+        else:
+            job.rows = (<Source?> x).layout.shape[0]
+            job.x = (<Source> x).layout
         if y is not None:
             job.has_targets = True
             job.y = y.layout
@@ -919,7 +1010,7 @@ cdef class Engine:
             train(job)
             bcn_team_end(&self.plan.team)
 
-    def train(self, Source x not None, Source y not None, Source weight, Source offset, order,
+    def train(self, x not None, Source y not None, Source weight, Source offset, order,
               rates, Py_ssize_t batch_size, Py_ssize_t first_batch, Py_ssize_t last_batch,
               int stage, int threads, seed=None, uint32_t epoch=0, bint derivatives=False):
         """Batches first_batch to last_batch - 1 of an epoch over the rows in ``order``.
@@ -958,18 +1049,18 @@ cdef class Engine:
             job.seed = seed
             job.epoch = epoch
 
-    def gradients(self, Source x not None, Source y not None, Source weight, Source offset,
+    def gradients(self, x not None, Source y not None, Source weight, Source offset,
                   Py_ssize_t batch_size, out, int threads):
         """The gradient of each batch into ``out``, (batches, parameters); a status as `train`."""
         cdef Job job
-        cdef Py_ssize_t batches = (x.layout.shape[0] + batch_size - 1) // batch_size
+        cdef Py_ssize_t batches = (rows_of(x) + batch_size - 1) // batch_size
         self.prepare_job(&job, x, y, weight, offset)
         job.gradients = address(
             out, batches * flat_count(&self.plan, GRADIENT) * self.plan.item_size, True)
         self.run(&job, batch_size, 0, batches, GRADIENT_ONLY, threads)
         return <int> job.status
 
-    def logits(self, Source x not None, out, int threads, seed=None, uint32_t epoch=0):
+    def logits(self, x not None, out, int threads, seed=None, uint32_t epoch=0):
         """The logits of one batch as a step on it would compute them."""
         cdef Job job
         self.prepare_job(&job, x, None, None, None)
@@ -1002,24 +1093,24 @@ cdef class Engine:
         self.raise_pending()
         return STATUSES[<int> job.stop]
 
-    def predict(self, Source x not None, Source offset, out, bint probabilities, int threads):
+    def predict(self, x not None, Source offset, out, bint probabilities, int threads):
         """Logits, or probabilities, of every row into the C-contiguous ``out``.
 
         Returns "done", or "bad input" where a number of X is not finite.
         """
         cdef Job job
-        if x.layout.shape[0] == 0:
+        if rows_of(x) == 0:
             return STATUSES[<int> DONE]
         self.prepare_job(&job, x, None, None, offset)
         job.out = address(out, job.rows * self.plan.outputs * self.plan.item_size, True)
         job.probabilities = probabilities
         return self.infer(&job, threads)
 
-    def evaluate(self, Source x not None, Source y not None, Source weight, Source offset,
+    def evaluate(self, x not None, Source y not None, Source weight, Source offset,
                  int threads):
         """(weighted loss, weight) over all rows."""
         cdef Job job
-        cdef Py_ssize_t blocks = (x.layout.shape[0] + INFERENCE_ROWS - 1) // INFERENCE_ROWS
+        cdef Py_ssize_t blocks = (rows_of(x) + INFERENCE_ROWS - 1) // INFERENCE_ROWS
         cdef double loss, weights
         self.prepare_job(&job, x, y, weight, offset)
         job.block_loss = <double*> calloc(2 * blocks + 1, sizeof(double))

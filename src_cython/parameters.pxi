@@ -37,6 +37,46 @@ cdef void chain(floating* c, Py_ssize_t ldc, const Plan* plan, const Item* item,
             c[i * ldc + j] = 0
 
 
+cdef void sparse_chain(floating* c, Py_ssize_t ldc, const Plan* plan, const Item* item,
+                       Py_ssize_t start, Py_ssize_t rows) noexcept nogil:
+    """`chain` of the first layer where X is sparse: the same sums without their zeros."""
+    cdef const Layer* layer = &plan.layers[0]
+    cdef const floating* dz = <floating*> layer.dz
+    cdef Py_ssize_t i, j, k
+    for i in range(item.rows):
+        for j in range(item.columns):
+            c[i * ldc + j] = 0
+    if layer.narrow:
+        for k in range(item.column, min(item.column + item.columns, layer.columns)):
+            for j in range(item.rows):
+                column_chain(c + j * ldc + k - item.column, plan, k, dz + j, start, rows, 1)
+        return
+    for i in range(item.rows):
+        column_chain(c + i * ldc, plan, item.row + i, dz + item.column, start, rows,
+                     item.columns)
+
+
+cdef inline void column_chain(floating* sums, const Plan* plan, Py_ssize_t k,
+                              const floating* dz, Py_ssize_t start, Py_ssize_t rows,
+                              Py_ssize_t n) noexcept nogil:
+    """Add x_ik dz_i, n numbers of it, over a chain's rows that have column k of [X, 1]."""
+    cdef const Layer* layer = &plan.layers[0]
+    cdef const Index* index = &plan.index
+    cdef Py_ssize_t e, i
+    cdef int32_t slot
+    if k == layer.fan_in:
+        for i in range(start, start + rows):
+            add_row(sums, dz + i * layer.ld_a, <floating> 1, n)
+        return
+    slot = index.slots[k]
+    if slot < 0:
+        return
+    for e in range(0 if slot == 0 else index.ends[slot - 1], index.ends[slot]):
+        i = index.rows[e]
+        if i >= start and i < start + rows:
+            add_row(sums, dz + i * layer.ld_a, (<floating*> index.values)[e], n)
+
+
 cdef inline floating* partial_tile(const Plan* plan, const Item* item, Py_ssize_t index,
                                    floating* unused) noexcept nogil:
     """Where the tile lies in the partial gradient of one chain; ``unused`` gives the type."""
@@ -83,6 +123,9 @@ cdef void gradient_tile(floating* sums, const Job* job, const Item* item,
             for i in range(item.rows):
                 for j in range(item.columns):
                     tile[i * item.columns + j] = partial[i * item.ld + j]
+        elif item.layer == 0 and job.plan.sparse:
+            sparse_chain(tile, item.columns, job.plan, item, index * rows,
+                         min(rows, job.batch_rows - index * rows))
         else:
             chain(tile, item.columns, job.plan, item, index * rows,
                   min(rows, job.batch_rows - index * rows))

@@ -23,8 +23,8 @@ from optimizers cimport (
     prepare, update,
 )
 from random cimport drop_row
-from source cimport Layout, copy_run, is_plain, prefetch_row, read_row
-from bcenet.cimports.vecmath cimport absolute, floating, not_finite, square_root
+from source cimport Layout, bcn_prefetch, copy_run, is_plain, prefetch_row, read_row, read_run
+from bcenet.cimports.vecmath cimport absolute, floating, muladd, not_finite, square_root
 
 cdef extern from "platform.h" nogil:
     ctypedef struct bcn_member:
@@ -51,6 +51,7 @@ cdef enum:
     MOST_PARTIALS = 4  # chains of a batch whose gradients may be kept apart
     NO_LAYER = 1 << 30
     PREFETCH = 24  # rows that a gather looks ahead: shuffled rows lie anywhere in memory
+    SPARSE_ENTRIES = 64  # of a row that are converted at a time
     STRIPE_ROWS = 32  # of a stored matrix, for what goes through all of it
     FEW_PARAMETERS = 1 << 14  # that the leader goes through faster than a phase opens and closes
 
@@ -129,6 +130,24 @@ cdef struct Layer:
     uint32_t drop_rate  # in parts of 65536
     double keep_scale
 
+cdef struct Sparse:
+    # Rows of numbers at columns, compressed (CSR); the columns of a row rise.
+    Layout values
+    const int32_t* columns_32  # in one of two widths, like the starts
+    const int64_t* columns_64
+    const int32_t* starts_32  # of each row's entries, and the end of the last
+    const int64_t* starts_64
+
+cdef struct Index:
+    # The entries of a batch by the columns of X that it has, each a slot: rows in order.
+    int32_t* slots  # (fan_in,): of each column, or -1
+    int32_t* columns  # of each slot
+    int32_t* ends  # of each slot's entries
+    int32_t* rows  # of each entry, in the batch
+    void* values
+    Py_ssize_t count  # slots
+    Py_ssize_t room  # entries
+
 cdef enum ItemKind:
     TILE  # of a layer's matrix
     GAINS  # of a normalisation
@@ -178,10 +197,12 @@ cdef struct Plan:
     double* sums  # one a stored row, one a normalisation, one for the factors
     Py_ssize_t n_sums
     bint scaled
-    Values factors  # (ld_in of the first layer,): of X's columns
+    Values factors  # (fan_in of the first layer,): of X's columns
     int* batch_norms  # layers
     int n_batch_norms
     bint batch_statistics  # batch normalisation takes the batch's, else the running ones
+    bint sparse  # X is: the first layer has no input buffer
+    Index index
     Py_ssize_t outputs
     Py_ssize_t capacity  # rows that the buffers hold
     double* row_loss  # (capacity,): weighted, summed over the row's outputs
@@ -202,7 +223,8 @@ cdef struct Plan:
 cdef struct Job:
     # One call: what to run the plan on, and what came of it.
     Plan* plan
-    Layout x
+    Layout x  # or, where the plan is sparse, the next
+    Sparse entries
     Layout y  # targets, or derivatives of the logits
     Layout sample_weight
     Layout offset

@@ -44,6 +44,162 @@ cdef void multiply_layer(const Layer* layer, const floating* before, floating* a
                         RELU if layer.gated else STORE, a)
 
 
+cdef inline Py_ssize_t row_start(const Sparse* s, Py_ssize_t row) noexcept nogil:
+    return s.starts_64[row] if s.starts_32 == NULL else s.starts_32[row]
+
+
+cdef inline Py_ssize_t column_of(const Sparse* s, Py_ssize_t entry) noexcept nogil:
+    return s.columns_64[entry] if s.columns_32 == NULL else s.columns_32[entry]
+
+
+cdef inline void read_entries(floating* values, const Sparse* s, Py_ssize_t first,
+                              Py_ssize_t n) noexcept nogil:
+    read_run(values, &s.values, s.values.data + first * s.values.strides[0],
+             s.values.strides[0], n)
+
+
+cdef inline void add_row(floating* sums, const floating* w, floating x,
+                         Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t j
+    for j in range(n):
+        sums[j] = muladd(x, w[j], sums[j])
+
+
+cdef void multiply_sparse(const Job* job, floating* a, Py_ssize_t position,
+                          Py_ssize_t rows) noexcept nogil:
+    """`multiply_layer` of sparse rows: what is 0 is left out of the same chains, so the bits are
+    those of dense rows."""
+    cdef const Layer* layer = &job.plan.layers[0]
+    cdef const Sparse* s = &job.entries
+    cdef floating values[SPARSE_ENTRIES]
+    cdef floating sums[PANEL_32]
+    cdef floating lanes[NARROW * UNIT]
+    cdef const floating* w = <floating*> layer.w
+    cdef Py_ssize_t i, row, first, last
+    for i in range(rows):
+        row = source_row(job, position + i)
+        first = row_start(s, row)
+        last = row_start(s, row + 1)
+        if layer.narrow:
+            sparse_dots(a, layer, w, s, first, last, values, lanes)
+        else:
+            sparse_panels(a, layer, w, s, first, last, values, sums)
+        a += layer.ld_a
+
+
+cdef inline void sparse_panels(floating* z, const Layer* layer, const floating* w,
+                               const Sparse* s, Py_ssize_t first, Py_ssize_t last,
+                               floating* values, floating* sums) noexcept nogil:
+    """One row, one panel of W's columns after another."""
+    cdef Py_ssize_t panel, start, ld, e, n, j
+    cdef const floating* stored
+    for panel in range((padded(layer.columns) + layer.panel - 1) // layer.panel):
+        start = panel * layer.panel
+        ld = min(layer.panel, padded(layer.columns) - start)
+        stored = w + start * layer.rows
+        for j in range(ld):
+            sums[j] = 0
+        e = first
+        while e < last:
+            n = min(<Py_ssize_t> SPARSE_ENTRIES, last - e)
+            read_entries(values, s, e, n)
+            for j in range(n):
+                if j + 8 < n:
+                    bcn_prefetch(stored + column_of(s, e + j + 8) * ld)
+                add_row(sums, stored + column_of(s, e + j) * ld, values[j], ld)
+            e += n
+        add_row(sums, stored + layer.fan_in * ld, <floating> 1, ld)
+        if layer.gated:
+            for j in range(ld):
+                sums[j] = 0 if sums[j] < 0 else sums[j]
+        copy_values(z + start, <const floating*> sums, ld)
+
+
+cdef inline void sparse_dots(floating* z, const Layer* layer, const floating* w,
+                             const Sparse* s, Py_ssize_t first, Py_ssize_t last,
+                             floating* values, floating* lanes) noexcept nogil:
+    """One row of a narrow layer: the lanes of `dots`."""
+    cdef Py_ssize_t width = padded(layer.columns)
+    cdef Py_ssize_t e = first
+    cdef Py_ssize_t n, i, j, k
+    for j in range(layer.fan_out * UNIT):
+        lanes[j] = 0
+    while e < last:
+        n = min(<Py_ssize_t> SPARSE_ENTRIES, last - e)
+        read_entries(values, s, e, n)
+        for i in range(n):
+            if i + 16 < n:
+                bcn_prefetch(w + column_of(s, e + i + 16))
+            k = column_of(s, e + i)
+            for j in range(layer.fan_out):
+                lanes[j * UNIT + k % UNIT] = muladd(values[i], w[j * width + k],
+                                                    lanes[j * UNIT + k % UNIT])
+        e += n
+    for j in range(layer.fan_out):
+        lanes[j * UNIT + layer.fan_in % UNIT] += w[j * width + layer.fan_in]
+        z[j] = lane_sum(<const floating*> lanes + j * UNIT)
+
+
+cdef bint sparse_finite(const Job* job, Py_ssize_t position, Py_ssize_t rows,
+                        floating* unused) noexcept nogil:
+    """Whether all entries of rows are; ``unused`` gives the type."""
+    cdef floating values[SPARSE_ENTRIES]
+    cdef Py_ssize_t i, row, e, last, n
+    for i in range(rows):
+        row = source_row(job, position + i)
+        e = row_start(&job.entries, row)
+        last = row_start(&job.entries, row + 1)
+        while e < last:
+            n = min(<Py_ssize_t> SPARSE_ENTRIES, last - e)
+            read_entries(values, &job.entries, e, n)
+            if not all_finite(<const floating*> values, n):
+                return False
+            e += n
+    return True
+
+
+cdef void index_batch(Job* job, floating* unused) noexcept nogil:
+    """The entries of the batch by columns of X, for the gradient; ``unused`` gives the type."""
+    cdef Index* index = &job.plan.index
+    cdef const Sparse* s = &job.entries
+    cdef floating values[SPARSE_ENTRIES]
+    cdef Py_ssize_t position = job.batch * job.batch_size
+    cdef Py_ssize_t i, j, row, e, last, n, total
+    cdef int32_t slot
+    for i in range(index.count):
+        index.slots[index.columns[i]] = -1
+    index.count = 0
+    for i in range(job.batch_rows):
+        row = source_row(job, position + i)
+        for e in range(row_start(s, row), row_start(s, row + 1)):
+            slot = index.slots[column_of(s, e)]
+            if slot < 0:
+                slot = <int32_t> index.count
+                index.slots[column_of(s, e)] = slot
+                index.columns[slot] = <int32_t> column_of(s, e)
+                index.ends[slot] = 0
+                index.count += 1
+            index.ends[slot] += 1
+    total = 0
+    for i in range(index.count):  # from how many to where they begin, and then to where they end
+        n = index.ends[i]
+        index.ends[i] = <int32_t> total
+        total += n
+    for i in range(job.batch_rows):
+        row = source_row(job, position + i)
+        e = row_start(s, row)
+        last = row_start(s, row + 1)
+        while e < last:
+            n = min(<Py_ssize_t> SPARSE_ENTRIES, last - e)
+            read_entries(values, s, e, n)
+            for j in range(n):
+                slot = index.slots[column_of(s, e + j)]
+                index.rows[index.ends[slot]] = <int32_t> i
+                (<floating*> index.values)[index.ends[slot]] = values[j]
+                index.ends[slot] += 1
+            e += n
+
+
 cdef void activate_layer(const Job* job, int l, floating* a, Py_ssize_t row,
                          Py_ssize_t position, Py_ssize_t rows) noexcept nogil:
     """From z in ``a``, rows of the buffers from ``row`` on: the normalisation, g, dropout."""
@@ -89,7 +245,10 @@ cdef int forward(const Job* job, floating* scratch, Py_ssize_t row, Py_ssize_t p
         layer = &plan.layers[l]
         a = <floating*> layer.a + row * layer.ld_a
         if l != at:
-            multiply_layer(layer, <floating*> layer.input + row * layer.ld_in, a, rows)
+            if l == 0 and plan.sparse:
+                multiply_sparse(job, a, position, rows)
+            else:
+                multiply_layer(layer, <floating*> layer.input + row * layer.ld_in, a, rows)
             if layer.norm == BATCH_NORM and plan.batch_statistics:
                 return l
         if l + 1 < plan.n_layers:
@@ -146,7 +305,7 @@ cdef void add_offset(const Job* job, floating* z, floating* offset, Py_ssize_t p
 
 
 cdef inline bint is_weighted(const Job* job) noexcept nogil:
-    return job.has_sample_weight or job.plan.objective.masked
+    return not job.has_derivatives and (job.has_sample_weight or job.plan.objective.masked)
 
 
 cdef void loss_rows(const Job* job, floating* scratch, Py_ssize_t row,
@@ -366,7 +525,7 @@ cdef void through_layers(Job* job, floating* scratch, Py_ssize_t row,
     if job.backwards:
         backward(plan, scratch, row, count, job.at)
         return
-    if job.at < 0:
+    if job.at < 0 and not plan.sparse:
         gather(job, <floating*> plan.layers[0].input, row, position, count)
     if forward(job, scratch, row, position, count, job.at) < plan.n_layers:
         return
@@ -380,6 +539,9 @@ cdef void through_layers(Job* job, floating* scratch, Py_ssize_t row,
 
 
 cdef void rows_item(Job* job, floating* scratch, int64_t block) noexcept nogil:
-    """One block of the batch's rows."""
+    """One block of the batch's rows; the one after the last is the index of sparse rows."""
     cdef Py_ssize_t row = block * job.block_rows
+    if row >= job.batch_rows:
+        index_batch(job, scratch)
+        return
     through_layers(job, scratch, row, min(job.block_rows, job.batch_rows - row))

@@ -124,3 +124,13 @@ def test_repr():
     X, y = problem(30)
     bcenet.fit(make_network(), X, y, epochs=2, averaging=average)
     assert repr(average) == "SWA(start=0.5)"
+
+
+def test_an_average_of_another_dtype_begins_anew():
+    X, y = problem()
+    average = bcenet.EMA(0.9)
+    net = make_network((7, 1), dtype="float32")
+    bcenet.fit(net, X, y, epochs=1, averaging=average)
+    wide = net.astype("float64")
+    bcenet.fit(wide, X, y, epochs=1, averaging=average)
+    assert average.raw.dtype == average.average.dtype == np.float64

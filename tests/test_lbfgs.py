@@ -271,3 +271,16 @@ def test_bad_arguments(case):
     options, error, message = BAD[case]
     with pytest.raises(error, match=message):
         bcenet.LBFGS(**options)
+
+
+def test_callbacks_that_number_epochs(tmp_path):
+    from bcenet.callbacks import Checkpoint, CSVLog
+
+    X, y = problem()
+    net = make_network((7, 1))
+    callbacks = [CSVLog(tmp_path / "log.csv"), Checkpoint(tmp_path / "{epoch}.bcenet")]
+    history = bcenet.fit(net, X, y, optimizer="lbfgs", epochs=3, callbacks=callbacks)
+    lines = (tmp_path / "log.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines[1:]] == ["1", "2", "3"]
+    assert [float(line.split(",")[1]) for line in lines[1:]] == history.loss
+    assert np.array_equal(bcenet.load(tmp_path / "3.bcenet").parameters, net.parameters)

@@ -522,6 +522,15 @@ def test_dropout_of_each_layer_in_an_array():
     assert len({digest(net.parameters) for net in nets}) == 1
 
 
+def test_weights_that_vanish_in_float32_beside_missing_labels():
+    net = make_network((3, 1), dtype="float32")
+    with pytest.raises(ValueError, match="y must hold labels that weigh something"):
+        bcenet.fit(
+            net, np.eye(3), [np.nan, 0, 1], sample_weight=[1, 1e-50, 1e-50],
+            missing_labels="ignore",
+        )  # fmt: skip
+
+
 # ----------------------------------------------------------------------- init_output_bias
 
 

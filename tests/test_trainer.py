@@ -107,6 +107,65 @@ def test_the_network_is_brought_up_to_date_when_it_is_looked_at():
     trainer.close()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_momentum_that_begins_or_ends_is_refused(dtype):
+    X, y = problem(20)
+    for momentum in (0.0, 0.9):
+        net = network(dtype=dtype)
+        trainer = bcenet.Trainer(net, bcenet.SGD(0.1, momentum=momentum))
+        trainer.step(X, y)
+        trainer.optimizer.momentum = 0.9 - momentum
+        with pytest.raises(ValueError, match="optimizer must keep"):
+            trainer.step(X, y)
+        trainer.close()
+
+
+def test_any_hyperparameter_may_change_between_steps():
+    X, y = problem(20)
+    expected, net = network(), network()
+    theirs, ours = (bcenet.SGD(0.1, momentum=0.9) for _ in range(2))
+    bcenet.fit(expected, X, y, optimizer=theirs, epochs=1, shuffle=False)
+    theirs.momentum = 0.5
+    bcenet.fit(expected, X, y, optimizer=theirs, epochs=1, shuffle=False)
+    with bcenet.Trainer(net, ours) as trainer:
+        trainer.step(X, y)
+        trainer.optimizer.momentum = 0.5
+        trainer.step(X, y)
+    assert digest(net.parameters) == digest(expected.parameters)
+
+
+def test_after_close_it_goes_on_from_the_network_as_it_is():
+    X, y = problem(20)
+    net = network()
+    optimizer = bcenet.Adam()
+    with bcenet.Trainer(net, optimizer) as trainer:
+        trainer.step(X, y)
+    bcenet.fit(net, X, y, optimizer=optimizer, epochs=5)
+    kept = net.parameters.copy()
+    optimizer.learning_rate = 0.0
+    trainer.step(X, y)
+    assert trainer.optimizer.step == 7
+    assert digest(trainer.network.parameters) == digest(kept)
+    trainer.close()
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("missing", ["error", "ignore"])
+def test_penalties_beside_a_gradient_of_ones_own_are_divided_by_the_rows(missing, reduction):
+    X, y = problem(20, outputs=2)
+    net = network(outputs=2)
+    before = net.parameters.copy()
+    options = {"missing_labels": missing, "label_reduction": reduction, "l2": 0.5}
+    with bcenet.Trainer(net, bcenet.SGD(1.0), **options) as trainer:
+        trainer.optimizer.learning_rate = 0.0
+        trainer.step(X, y, sample_weight=np.full(20, 1e-3))
+        trainer.optimizer.learning_rate = 1.0
+        trainer.step_gradient(X, np.zeros((20, 2)))
+    assert trainer.optimizer.step == 2
+    for coefs, earlier in zip(net.coefs, net.shape.split(before)[0], strict=True):
+        assert relative_to_largest(coefs, earlier * (1 - 0.5 / 20)) <= 1e-15
+
+
 def test_growing_batches_and_an_optimizer_that_goes_on():
     X, y = problem(90)
     expected, net = network(), network()

@@ -250,6 +250,39 @@ def test_a_part_of_the_data_may_hold_one_class(label):
     assert history.loss[-1] < before
 
 
+def test_a_momentum_that_begins_in_a_callback_is_refused():
+    net, (X, y) = make_network(), problem()
+
+    def change(state):
+        state.optimizer.momentum = 0.9
+
+    with pytest.raises(ValueError, match="optimizer must keep 0 values of state"):
+        bcenet.fit(net, X, y, optimizer=bcenet.SGD(0.1), callbacks=[change])
+
+
+def test_a_refused_schedule_leaves_the_optimizer_as_it_was():
+    net, (X, y) = make_network(), problem()
+    optimizer = bcenet.Adam()
+    with pytest.raises(ValueError, match="after"):
+        bcenet.fit(
+            net, X, y, optimizer=optimizer, epochs=1,
+            schedule=bcenet.schedules.WarmUp(3, after="cosine"),
+        )  # fmt: skip
+    assert optimizer.seed is None
+    assert optimizer.state == {}
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array])
+def test_choices_a_layer_in_any_sequence(kind):
+    net = bcenet.Network(
+        [3, 4, 5, 1], kind(["tanh", "relu"]), normalization=kind(["batch", "layer"])
+    )
+    assert repr(net) == (
+        "Network([3, 4, 5, 1], activation=['tanh', 'relu'], "
+        "normalization=['batch', 'layer'], dtype='float32')"
+    )
+
+
 @pytest.mark.parametrize("sizes", [[4, 600, 600, 300], [3000, 2, 500], [2, 2, 1000]])
 def test_wide_layers_and_many_outputs(sizes):
     # Blocks of rows are smallest, and what a row of the loss needs is largest.

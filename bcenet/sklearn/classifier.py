@@ -294,8 +294,8 @@ class BCENetClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         """Train the network.
 
         Arguments:
-            X: (n, features), dense or sparse, an array or a table, finite. A sparse X is made
-                dense block by block, in an array of n * features cells.
+            X: (n, features), dense or sparse, an array or a table, finite. A sparse X stays
+                sparse, and gives the same bits as the same rows made dense.
             y: labels (n,), or an indicator (n, k) of 0 and 1.
             sample_weight: (n,), not negative.
             coefs_init, intercepts_init: lists of arrays, the weights to start from instead of
@@ -348,13 +348,7 @@ class BCENetClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
     # ---- predictions ----------------------------------------------------------------------
 
     def _logits_of(self, X: Any, offset: np.ndarray | None) -> np.ndarray:
-        parts = [
-            self.network_.decision_function(
-                block, self.n_threads, None if offset is None else offset[part]
-            )
-            for part, block in rows_.blocks(X)
-        ]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return self.network_.decision_function(X, self.n_threads, offset)
 
     def _logits(self, X: Any, offset: Any) -> np.ndarray:
         check_is_fitted(self)

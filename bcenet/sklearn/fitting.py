@@ -306,14 +306,14 @@ class Fit:
     # ---- training -------------------------------------------------------------------------
 
     def _train(self, rows: Rows, held: Rows | None, state: Training) -> None:
-        estimator, labels, dtype = self.estimator, self.labels, state.network.dtype
+        estimator, labels = self.estimator, self.labels
         codes = labels.codes(rows.y)
         estimator.class_weight_ = labels.class_weight(estimator.class_weight, codes, rows.weight)
         pos_weight = losses.pos_weight_array(estimator.pos_weight, labels.outputs)
         estimator.pos_weight_ = np.ones(labels.outputs) if pos_weight is None else pos_weight
         weight = labels.element_weights(estimator.class_weight_, codes, rows.weight)
         targets = labels.targets(codes)
-        validation_data = None if held is None else self._validation_data(held, dtype)
+        validation_data = None if held is None else self._validation_data(held)
         self._begin_curves(state, held)
         batch_size = len(rows.y) if self.full_batch else self._batch_size(len(rows.y))
         monitor = Monitor(
@@ -331,7 +331,7 @@ class Fit:
         try:
             training.fit(
                 state.network,
-                rows_.dense(rows.X, dtype),
+                rows.X,
                 targets,
                 sample_weight=weight,
                 offset=rows.offset,
@@ -378,9 +378,8 @@ class Fit:
             )
         warnings.warn(message, ConvergenceWarning, stacklevel=_TO_CALLER + 1)
 
-    def _validation_data(self, held: Rows, dtype: np.dtype) -> tuple[Any, ...]:
+    def _validation_data(self, held: Rows) -> tuple[Any, ...]:
         """Validation rows as `bcenet.fit` takes them, under the class weights of the training."""
-        held.X = rows_.dense(held.X, dtype)
         codes = self.labels.codes(held.y)
         weight = self.labels.element_weights(self.estimator.class_weight_, codes, held.weight)
         return held.X, self.labels.targets(codes), weight, held.offset

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from scipy import sparse
 from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
@@ -14,9 +12,6 @@ from bcenet.records import Record
 from bcenet.sklearn import labels
 
 FLOATS = (np.float64, np.float32)
-
-# Cells of a sparse matrix that are made dense at a time.
-_BLOCK_CELLS = 2**20
 
 
 class Rows(Record):
@@ -76,24 +71,3 @@ def read_offset(offset: Any, rows: int, outputs: int, name: str = "offset") -> n
 def read_X(estimator: Any, X: Any) -> Any:
     """X for a prediction: dense or CSR, with the features of the fit."""
     return validate_data(estimator, X, accept_sparse="csr", dtype=FLOATS, reset=False)
-
-
-def blocks(X: Any) -> Iterator[tuple[slice, np.ndarray]]:
-    """X as dense arrays: itself, or a sparse matrix block by block of rows."""
-    if not sparse.issparse(X):
-        yield slice(None), X
-        return
-    step = max(1, _BLOCK_CELLS // max(1, X.shape[1]))
-    for start in range(0, X.shape[0], step):
-        part = slice(start, start + step)
-        yield part, X[part].toarray()
-
-
-def dense(X: Any, dtype: np.dtype) -> np.ndarray:
-    """X itself, or a sparse X as an array of a dtype, filled block by block."""
-    if not sparse.issparse(X):
-        return X
-    array = np.empty(X.shape, dtype)
-    for part, block in blocks(X):
-        array[part] = block
-    return array

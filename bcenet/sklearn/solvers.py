@@ -107,6 +107,11 @@ def optimizer(estimator: Any) -> Any:
     """A fresh optimizer from the estimator's parameters."""
     solver, rate = estimator.solver, float(estimator.learning_rate_init)
     if not isinstance(solver, str):
+        if estimator.weight_decay:
+            raise ValueError(
+                "weight_decay must be None or 0 with an optimizer object, which has its own; "
+                f"got {estimator.weight_decay}"
+            )
         made = copy.deepcopy(solver)
         if isinstance(made, optimizers.Optimizer):
             made.reset()

@@ -17,7 +17,8 @@ class Objective(Record):
         loss: a key of the native table of losses; focus: the focal loss's gamma, else 0.
         pos_weight: (outputs,) float64, or None. smoothing: of the labels.
         label_sum: whether a row's loss is the sum over its labels. masked: whether NaN targets
-            are left out. l1, l2: penalties. clip_norm, max_norm: bounds, 0 for none.
+            are left out. lazy: whether a step leaves the weights of columns alone that its sparse
+            rows lack. l1, l2: penalties. clip_norm, max_norm: bounds, 0 for none.
         average_rate: a step's part in the moving average of the parameters, 0 for none.
     """
 
@@ -27,6 +28,7 @@ class Objective(Record):
     smoothing: float
     label_sum: bool
     masked: bool
+    lazy: bool
     l1: float
     l2: float
     clip_norm: float
@@ -43,6 +45,7 @@ class Objective(Record):
         label_smoothing: Any = 0.0,
         label_reduction: Any = "mean",
         missing_labels: Any = "error",
+        lazy: Any = False,
         l1: Any = 0.0,
         l2: Any = 0.0,
         clip_norm: Any = None,
@@ -58,6 +61,7 @@ class Objective(Record):
             smoothing=checks.number("label_smoothing", label_smoothing, 0.0, 1.0),
             label_sum=checks.choice("label_reduction", label_reduction, ("mean", "sum")) == "sum",
             masked=checks.choice("missing_labels", missing_labels, ("error", "ignore")) == "ignore",
+            lazy=checks.boolean("lazy", lazy),
             l1=checks.number("l1", l1, 0.0),
             l2=checks.number("l2", l2, 0.0),
             clip_norm=_bound("clip_norm", clip_norm),

@@ -148,7 +148,8 @@ cdef void train(Job* job) noexcept nogil:
                 plan.averaged += 1
         prepare(&job.step, &plan.hyper, 1 if job.rates == NULL else job.rates[job.batch],
                 plan.steps)
-        bcn_team_phase(&plan.team, PARAMETERS, plan.n_items)
+        bcn_team_phase(&plan.team, PARAMETERS, plan.n_items if not plan.objective.lazy else
+                       lazy_items(plan) + plan.n_items - plan.n_first_items)
         if job.stop != DONE:  # no update was asked for, so there is none to finish
             job.status = <Status> job.stop
             return

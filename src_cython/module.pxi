@@ -630,6 +630,7 @@ cdef class Engine:
         index.slots = <int32_t*> self.allocate(columns, sizeof(int32_t))
         index.columns = <int32_t*> self.allocate(min(columns, entries), sizeof(int32_t))
         index.ends = <int32_t*> self.allocate(min(columns, entries), sizeof(int32_t))
+        index.places = <int32_t*> self.allocate(entries, sizeof(int32_t))
         index.rows = <int32_t*> self.allocate(entries, sizeof(int32_t))
         index.values = self.allocate(entries, self.plan.item_size)
         memset(index.slots, 0xFF, columns * sizeof(int32_t))  # -1 everywhere
@@ -701,6 +702,8 @@ cdef class Engine:
                             items[count].offset = start * layer.rows + row * ld + column - start
                             items[count].ld = ld
                         count += 1
+            if l == 0:
+                self.plan.n_first_items = count
         for l in range(self.plan.n_layers):
             layer = &self.plan.layers[l]
             for column in range(0, layer.fan_out if layer.norm != NO_NORM else 0, LINE):
@@ -852,6 +855,7 @@ cdef class Engine:
         o.smoothing = objective["smoothing"]
         o.label_sum = objective["label_sum"]
         o.masked = objective["masked"]
+        o.lazy = objective["lazy"]
         o.l1 = objective["l1"]
         o.l2 = objective["l2"]
         o.clip_norm = objective["clip_norm"]

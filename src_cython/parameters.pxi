@@ -305,8 +305,117 @@ cdef bint gains_gradient(const Job* job, const Item* item, floating* unused) noe
     return not bad
 
 
+cdef inline Py_ssize_t lazy_items(const Plan* plan) noexcept nogil:
+    """Items of the first layer in a lazy step: its columns' by many, and the intercepts."""
+    return (plan.index.count + LAZY_COLUMNS - 1) // LAZY_COLUMNS + 1
+
+
+cdef void lazy_row(Job* job, floating* g, Py_ssize_t k) noexcept nogil:
+    """Update the weights of a column of [X, 1] that the batch has: one chain over its rows."""
+    cdef const Plan* plan = job.plan
+    cdef const Layer* layer = &plan.layers[0]
+    cdef floating* w
+    cdef Py_ssize_t panel, start, ld, offset, j
+    for panel in range(panels(layer)):
+        start = panel * layer.panel
+        ld = min(layer.panel, padded(layer.columns) - start)
+        offset = start * layer.rows + k * ld
+        for j in range(ld):
+            g[j] = 0
+        column_chain(g, plan, k, <floating*> layer.dz + start, 0, job.batch_rows, ld)
+        for j in range(ld):
+            g[j] *= <floating> job.gradient_scale
+        if k < layer.fan_in:
+            w = <floating*> layer.matrix.w + offset
+            penalize_rows(plan, layer, g, <const floating*> w, ld, k, 1, start, ld,
+                          job.penalty_scale)
+        if not update_run(job, &layer.matrix, offset, <const floating*> g,
+                          COEFS if k < layer.fan_in else INTERCEPTS, ld):
+            bcn_store_minimum(&job.bad_layer, 0)
+
+
+cdef void lazy_narrow(Job* job, floating* scratch, const int32_t* columns,
+                      Py_ssize_t n) noexcept nogil:
+    """The same for n columns of a narrow layer, whose weights lie apart: they are brought
+    together for the update."""
+    cdef const Plan* plan = job.plan
+    cdef const Layer* layer = &plan.layers[0]
+    cdef floating* g = scratch
+    cdef floating* w = scratch + LAZY_COLUMNS
+    cdef floating* state[STATES]
+    cdef floating* stored
+    cdef Py_ssize_t i, j
+    cdef int part
+    for part in range(STATES):
+        state[part] = NULL
+        if layer.matrix.state[part] != NULL:
+            state[part] = scratch + (2 + part) * LAZY_COLUMNS
+    for j in range(layer.fan_out):
+        for i in range(n):
+            g[i] = 0
+            column_chain(g + i, plan, columns[i], <floating*> layer.dz + j, 0, job.batch_rows, 1)
+            g[i] *= <floating> job.gradient_scale
+        stored = <floating*> layer.matrix.w + j * padded(layer.columns)
+        for i in range(n):
+            w[i] = stored[columns[i]]
+        for part in range(STATES):
+            if state[part] != NULL:
+                stored = <floating*> layer.matrix.state[part] + j * padded(layer.columns)
+                for i in range(n):
+                    state[part][i] = stored[columns[i]]
+        penalize(g, <const floating*> w, <floating> (plan.objective.l1 * job.penalty_scale),
+                 <floating> (plan.objective.l2 * job.penalty_scale), n)
+        if not update(w, state[0], state[1], state[2], <const floating*> g, &plan.hyper,
+                      &job.step, COEFS, n):
+            bcn_store_minimum(&job.bad_layer, 0)
+        stored = <floating*> layer.matrix.w + j * padded(layer.columns)
+        for i in range(n):
+            stored[columns[i]] = w[i]
+        for part in range(STATES):
+            if state[part] != NULL:
+                stored = <floating*> layer.matrix.state[part] + j * padded(layer.columns)
+                for i in range(n):
+                    stored[columns[i]] = state[part][i]
+
+
+cdef void lazy_item(Job* job, floating* scratch, int64_t index) noexcept nogil:
+    """Update some of the columns of X that the batch has, or the first layer's intercepts."""
+    cdef const Plan* plan = job.plan
+    cdef const Layer* layer = &plan.layers[0]
+    cdef Py_ssize_t first = index * LAZY_COLUMNS
+    cdef Py_ssize_t n = min(<Py_ssize_t> LAZY_COLUMNS, plan.index.count - first)
+    cdef Py_ssize_t i, j, offset
+    if index + 1 < lazy_items(plan):
+        if layer.narrow:
+            lazy_narrow(job, scratch, plan.index.columns + first, n)
+        else:
+            for i in range(n):
+                lazy_row(job, scratch, plan.index.columns[first + i])
+    elif not layer.narrow:
+        lazy_row(job, scratch, layer.fan_in)
+    else:
+        for j in range(layer.fan_out):
+            offset = j * padded(layer.columns) + layer.fan_in
+            scratch[0] = 0
+            column_chain(scratch, plan, layer.fan_in, <floating*> layer.dz + j, 0,
+                         job.batch_rows, 1)
+            scratch[0] *= <floating> job.gradient_scale
+            if not update_run(job, &layer.matrix, offset, <const floating*> scratch, INTERCEPTS,
+                              1):
+                bcn_store_minimum(&job.bad_layer, 0)
+
+
 cdef void parameters_item(Job* job, floating* scratch, int64_t index) noexcept nogil:
     """One item of the gradient, and of the parameters where the step is plain."""
+    cdef const Plan* plan = job.plan
+    cdef Py_ssize_t lazy = lazy_items(plan) if plan.objective.lazy else 0
+    if index < lazy:
+        lazy_item(job, scratch, index)
+    else:
+        plain_item(job, scratch, index if lazy == 0 else index - lazy + plan.n_first_items)
+
+
+cdef void plain_item(Job* job, floating* scratch, int64_t index) noexcept nogil:
     cdef const Plan* plan = job.plan
     cdef const Item* item = &plan.items[index]
     cdef const Layer* layer = &plan.layers[item.layer]

@@ -52,6 +52,7 @@ cdef enum:
     NO_LAYER = 1 << 30
     PREFETCH = 24  # rows that a gather looks ahead: shuffled rows lie anywhere in memory
     SPARSE_ENTRIES = 64  # of a row that are converted at a time
+    LAZY_COLUMNS = 64  # of X that one item of a lazy step updates
     STRIPE_ROWS = 32  # of a stored matrix, for what goes through all of it
     FEW_PARAMETERS = 1 << 14  # that the leader goes through faster than a phase opens and closes
 
@@ -143,6 +144,7 @@ cdef struct Index:
     int32_t* slots  # (fan_in,): of each column, or -1
     int32_t* columns  # of each slot
     int32_t* ends  # of each slot's entries
+    int32_t* places  # slots, in the order of the rows
     int32_t* rows  # of each entry, in the batch
     void* values
     Py_ssize_t count  # slots
@@ -178,6 +180,7 @@ cdef struct Objective:
     double smoothing
     bint label_sum  # a row's loss is the sum over its labels, not their mean
     bint masked  # NaN targets are left out
+    bint lazy  # the first layer's weights of columns that a batch of sparse rows lacks stay
     double l1
     double l2
     double clip_norm  # of the gradient; 0: none
@@ -190,6 +193,7 @@ cdef struct Plan:
     Layer* layers
     Item* items
     Py_ssize_t n_items
+    Py_ssize_t n_first_items  # tiles of the first layer: they come first
     Stripe* stripes
     Py_ssize_t n_stripes
     Py_ssize_t n_first_stripes  # of the first layer

@@ -164,7 +164,8 @@ cdef void index_batch(Job* job, floating* unused) noexcept nogil:
     cdef const Sparse* s = &job.entries
     cdef floating values[SPARSE_ENTRIES]
     cdef Py_ssize_t position = job.batch * job.batch_size
-    cdef Py_ssize_t i, j, row, e, last, n, total
+    cdef Py_ssize_t i, j, row, e, last, n
+    cdef Py_ssize_t total = 0
     cdef int32_t slot
     for i in range(index.count):
         index.slots[index.columns[i]] = -1
@@ -180,11 +181,14 @@ cdef void index_batch(Job* job, floating* unused) noexcept nogil:
                 index.ends[slot] = 0
                 index.count += 1
             index.ends[slot] += 1
+            index.places[total] = slot
+            total += 1
     total = 0
     for i in range(index.count):  # from how many to where they begin, and then to where they end
         n = index.ends[i]
         index.ends[i] = <int32_t> total
         total += n
+    total = 0
     for i in range(job.batch_rows):
         row = source_row(job, position + i)
         e = row_start(s, row)
@@ -193,10 +197,11 @@ cdef void index_batch(Job* job, floating* unused) noexcept nogil:
             n = min(<Py_ssize_t> SPARSE_ENTRIES, last - e)
             read_entries(values, s, e, n)
             for j in range(n):
-                slot = index.slots[column_of(s, e + j)]
+                slot = index.places[total + j]
                 index.rows[index.ends[slot]] = <int32_t> i
                 (<floating*> index.values)[index.ends[slot]] = values[j]
                 index.ends[slot] += 1
+            total += n
             e += n
 
 

@@ -7,7 +7,8 @@ import sys
 
 import numpy as np
 import pytest
-from helpers import digest, make_network
+import reference as ref
+from helpers import digest, make_network, relative_to_largest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
@@ -252,3 +253,112 @@ def test_most_entries_bounds_every_batch():
     lengths = sorted(np.diff(matrix.indptr))
     for n in (1, 7, 50, 99):
         assert bcenet.sparse.most_entries(matrix, n) == sum(lengths[-n:])
+
+
+# ------------------------------------------------------------------------------ lazy steps
+
+OPTIMIZERS = {
+    "sgd": {"weight_decay": 0.1},
+    "nesterov": {"momentum": 0.9, "nesterov": True},
+    "adamw": {"weight_decay": 0.3},
+    "amsgrad": {},
+    "rmsprop": {},
+    "lion": {"weight_decay": 0.1},
+}
+KINDS = {
+    "sgd": bcenet.SGD,
+    "nesterov": bcenet.SGD,
+    "adamw": bcenet.AdamW,
+    "amsgrad": bcenet.AMSGrad,
+    "rmsprop": bcenet.RMSprop,
+    "lion": bcenet.Lion,
+}
+
+
+def lazy_twin(net, X, y, name, batch_size, epochs, *, l1, l2):
+    """The parameters after lazy steps: rows of W1 whose column the batch lacks are put back."""
+    w = net.parameters.astype(float)
+    parts = ref.unflatten(w, net.layer_sizes)
+    decays = ref.by_group(parts, len(parts), {"intercepts": 0})
+    first = parts[0][0].size
+    state, step = {}, 0
+    for _ in range(epochs):
+        for start in range(0, len(X), batch_size):
+            batch = slice(start, start + batch_size)
+            _, _, gradients = ref.backward(parts, net.activations, X[batch], y[batch])
+            g = ref.flatten(gradients)
+            g += decays * (l1 * np.sign(w) + l2 * w) / y[batch].size
+            absent = ~X[batch].any(axis=0)
+            kept = {name: array.copy() for name, array in {"": w, **state}.items()}
+            step += 1
+            rule = "sgd" if name == "nesterov" else name
+            options = {"learning_rate": 0.01, **OPTIMIZERS[name]}
+            ref.OPTIMIZERS[rule](w, g, state, step, decays, **options)
+            for key, array in {"": w, **state}.items():
+                rows = array[:first].reshape(net.layer_sizes[0], -1)
+                before = kept.get(key, np.zeros_like(w))
+                rows[absent] = before[:first].reshape(rows.shape)[absent]
+    return w
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("layer_sizes", [(50, 1), (50, 3), (37, 70, 2), (203, 130, 1)])
+def test_lazy_steps_against_the_twin(isa, layer_sizes, name, dtype):
+    X, y = rows(203, layer_sizes[0], layer_sizes[-1], dtype, density=0.02)
+    X = np.round(X, 1).astype(dtype)  # the same numbers in both dtypes, some of them 0
+    net = make_network(layer_sizes, "tanh", dtype)
+    expected = lazy_twin(net, X, y, name, 20, 3, l1=0.01, l2=0.1)
+    kept = net.parameters.copy()
+    bcenet.fit(
+        net, sparse.csr_array(X), y, optimizer=KINDS[name](0.01, **OPTIMIZERS[name]), lazy=True,
+        batch_size=20, epochs=3, shuffle=False, l1=0.01, l2=0.1,
+    )  # fmt: skip
+    limit = 1e-11 if dtype == "float64" else 2e-3 if name == "lion" else 1e-4
+    assert relative_to_largest(net.parameters, expected) <= limit
+    empty = ~X.any(axis=0)
+    assert empty.any()
+    assert np.array_equal(net.coefs[0][empty], net.shape.split(kept)[0][0][empty])
+
+
+@pytest.mark.parametrize("layer_sizes", [(50, 1), (50, 3), (37, 70, 33, 2)])
+def test_lazy_steps_have_the_same_bits_for_all_threads(layer_sizes):
+    X, y = rows(603, layer_sizes[0], layer_sizes[-1], "float32")
+    S = sparse.csr_array(X)
+    digests = set()
+    for n_threads in (1, 2, 3, 8):
+        net = make_network(layer_sizes, "relu", "float32")
+        bcenet.fit(net, S, y, lazy=True, epochs=3, random_state=0, n_threads=n_threads)
+        digests.add(digest(net.parameters))
+    net, optimizer = make_network(layer_sizes, "relu", "float32"), bcenet.Adam()
+    for _ in range(3):
+        bcenet.fit(net, S, y, optimizer=optimizer, lazy=True, epochs=1, random_state=0)
+    assert digests == {digest(net.parameters)}
+
+
+@pytest.mark.parametrize("layer_sizes", [(20, 1), (20, 9, 2)])
+def test_lazy_steps_are_the_others_where_every_batch_has_every_column(isa, layer_sizes):
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(190, 20)), rows(190, 20, layer_sizes[-1])[1]
+    nets = [make_network(layer_sizes) for _ in range(2)]
+    for net, lazy in zip(nets, (True, False), strict=True):
+        bcenet.fit(net, sparse.csr_array(X), y, lazy=lazy, epochs=2, l2=0.1, random_state=0)
+    assert digest(nets[0].parameters) == digest(nets[1].parameters)
+
+
+REFUSED = {
+    "a dense X": {},
+    "optimizer 'lbfgs'": {"optimizer": "lbfgs"},
+    "averaging": {"averaging": bcenet.EMA()},
+    "clip_norm, max_norm or feature_scale": {"clip_norm": 1.0},
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_lazy_is_refused(what):
+    X, y = rows(20, 12)
+    S = X if what == "a dense X" else sparse.csr_array(X)
+    with pytest.raises(ValueError, match=f"lazy must be False with {what}; got True"):
+        bcenet.fit(make_network((12, 1)), S, y, lazy=True, **REFUSED[what])
+    with pytest.raises(TypeError, match="lazy must be True or False; got 1"):
+        bcenet.fit(make_network((12, 1)), S, y, lazy=1)

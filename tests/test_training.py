@@ -263,7 +263,7 @@ def test_a_momentum_that_begins_in_a_callback_is_refused():
 def test_a_refused_schedule_leaves_the_optimizer_as_it_was():
     net, (X, y) = make_network(), problem()
     optimizer = bcenet.Adam()
-    with pytest.raises(ValueError, match="after"):
+    with pytest.raises(ValueError, match="epochs of WarmUp must be below"):
         bcenet.fit(
             net, X, y, optimizer=optimizer, epochs=1,
             schedule=bcenet.schedules.WarmUp(3, after="cosine"),

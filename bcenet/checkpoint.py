@@ -8,8 +8,8 @@ replaced as a whole. Its configuration has these parts:
 ``data``           shapes, dtypes and SHA-256 of X, y, weights, offsets and the validation data
 ``every``          the cadence
 ``epoch``          what held when the epoch began: epochs done, hyperparameters, the schedule's and
-                   the callbacks' counters, the time
-``at``             batches done in that epoch, their sums, and counts of steps
+                   the callbacks' counters
+``at``             batches done in that epoch and their sums, counts of steps, the time
 =================  =============================================================================
 
 Its tensors are the engine's parts (parameters in training, average, statistics, the optimizer's
@@ -33,12 +33,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bcenet import averaging as averaging_
-from bcenet import checks, model_file, optimizers, schedules
+from bcenet import checks, kernels, losses, model_file, optimizers, schedules
 from bcenet.atomic_file import remove_temporaries
 from bcenet.config import __version__
 from bcenet.errors import ModelFormatError
 from bcenet.network import Network
-from bcenet.objective import Objective
+from bcenet.objective import DROP_PARTS, Objective, drop_rates
 from bcenet.records import Record
 
 if TYPE_CHECKING:
@@ -163,10 +163,15 @@ class Writer:
             return
         if batch == self._run.batches:
             self._run.take_into_average(epoch["done"] + 1)
-        steps = {"step": engine.steps, "averaged": engine.averaged}
-        at = _to_plain({"batch": batch, "sums": sums, **steps}, "the sums of the epoch")
+        at = {
+            "batch": batch,
+            "sums": sums,
+            "step": engine.steps,
+            "averaged": engine.averaged,
+            "seconds": self._course.seconds,
+        }
         tensors = self._run.parts() | self._arrays
-        config = self._fixed | {"epoch": epoch, "at": at}
+        config = self._fixed | {"epoch": epoch, "at": _to_plain(at, "the step")}
         path = self.path
         if self._in_folder:
             path = os.path.join(path, f"checkpoint-{epoch['done']:06d}-{batch:09d}.bcenet")
@@ -199,7 +204,6 @@ class Writer:
         epoch = {
             "done": state.epoch,
             "stopped": course.stopped,
-            "seconds": state.seconds,
             "learning_rate": state.learning_rate,
             "optimizer_epoch": plan.optimizer.epoch,
             "hyper": plan.optimizer.hyper(),
@@ -229,7 +233,7 @@ def configuration(network: Network, plan: Any) -> dict[str, Any]:
             **optimizer.hyper(),
         },
         "objective": {**objective, "has_pos_weight": plan.objective.pos_weight is not None},
-        "drop_rates": plan.drop_rates,
+        "dropout": plan.drop_rates and [rate / DROP_PARTS for rate in plan.drop_rates],
         "schedule": None if plan.schedule is None else _schedule_arguments(plan.schedule),
         "averaging": None if plan.averaging is None else _averaging_arguments(plan.averaging),
         "batch_size": plan.batch_size,
@@ -427,44 +431,80 @@ def restore(saved: Saved) -> tuple[Network, dict[str, Any]]:
     tensors, epoch, at = saved.tensors, saved.config["epoch"], saved.config["at"]
     options = saved.config["configuration"]
     with model_file.content_of(saved.path):
-        for name in ("parameters", "average", "statistics", *_STATE_PARTS):
-            if name in tensors and not np.isfinite(tensors[name]).all():
-                raise ValueError(f"{name} must be finite")
-        step = checks.integer("step", at["step"], 0)
         averaging = _averaging(options["averaging"], tensors, at)
-        held = tensors["average" if averaging is not None and averaging.count else "parameters"]
-        network = Network.from_config(options["network"], held, tensors["statistics"])
-        objective = dict(options["objective"])
-        if objective.pop("has_pos_weight"):
-            objective["pos_weight"] = tensors["pos_weight"]
-        else:
-            objective["pos_weight"] = None
-        plan = {
-            "optimizer": _optimizer(options, epoch, step, tensors),
-            "objective": Objective(**objective),
-            "drop_rates": options["drop_rates"],
+        held = tensors["parameters"] if averaging is None else averaging.average
+        network = Network.from_config(options["network"], _present(held), tensors["statistics"])
+        optimizer = _optimizer(options, epoch, at, tensors)
+        optimizer.begin(network.parameters)
+        _check_arrays(tensors, network)
+        objective = _objective(options["objective"], tensors, network.layer_sizes[-1])
+        dropout = options["dropout"]
+        epochs = checks.integer("epochs", options["epochs"], 1)
+        done = checks.integer("epoch", epoch["done"], 0, epochs)
+        for name in _HISTORY:
+            shape = tensors[f"history.{name}"].shape
+            if shape != (done,) and (name, shape) != ("validation_loss", (0,)):
+                raise ValueError(f"history.{name} must have shape ({done},); got {shape}")
+        checks.number("seconds", at["seconds"], 0.0)
+        return network, {
+            "optimizer": optimizer,
+            "objective": objective,
+            "drop_rates": dropout and drop_rates(dropout[:-1], len(network.layer_sizes) - 2),
             "schedule": _schedule(options["schedule"], epoch["schedule"]),
             "averaging": averaging,
             "batch_size": checks.integer("batch_size", options["batch_size"], 1),
-            "epochs": checks.integer("epochs", options["epochs"], 1),
+            "epochs": epochs,
             "shuffle": checks.boolean("shuffle", options["shuffle"]),
-            "seed": checks.integer("seed", options["seed"], 0, 2**64 - 1),
+            "seed": optimizer.seed,
         }
-        checks.integer("epoch", epoch["done"], 0, plan["epochs"])
-        for name in _HISTORY:
-            if tensors[f"history.{name}"].ndim != 1:
-                raise ValueError(f"history.{name} must have one dimension")
-        return network, plan
+
+
+def _present(array: np.ndarray | None) -> np.ndarray:
+    assert array is not None
+    return array
+
+
+def _check_arrays(tensors: dict[str, np.ndarray], network: Network) -> None:
+    """ValueError for a part of the engine that doesn't fit the network, or isn't finite."""
+    for name in ("parameters", "average", "statistics", *_STATE_PARTS):
+        if name not in tensors:
+            continue
+        array = tensors[name]
+        like = network.statistics if name == "statistics" else network.parameters
+        if array.shape != like.shape or array.dtype != like.dtype:
+            raise ValueError(
+                f"{name} must have shape {like.shape} and dtype {like.dtype}; "
+                f"got {checks.describe(array)}"
+            )
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} must be finite")
+
+
+def _objective(options: dict[str, Any], tensors: dict[str, np.ndarray], outputs: int) -> Objective:
+    objective = dict(options)
+    has_pos_weight = objective.pop("has_pos_weight")
+    pos_weight = losses.pos_weight_array(tensors["pos_weight"] if has_pos_weight else None, outputs)
+    checks.choice("loss", objective["loss"], kernels.loss_names())
+    for name in ("label_sum", "masked"):
+        checks.boolean(name, objective[name])
+    for name in ("smoothing", "average_rate"):
+        checks.number(name, objective[name], 0.0, 1.0)
+    for name in ("focus", "l1", "l2", "clip_norm", "max_norm"):
+        checks.number(name, objective[name], 0.0)
+    return Objective(**objective, pos_weight=pos_weight)
 
 
 def _optimizer(
-    options: dict[str, Any], epoch: dict[str, Any], step: int, tensors: dict[str, np.ndarray]
+    options: dict[str, Any],
+    epoch: dict[str, Any],
+    at: dict[str, Any],
+    tensors: dict[str, np.ndarray],
 ) -> optimizers.Optimizer:
     kind = optimizers.BY_NAME[options["optimizer"]["name"]]
     optimizer = kind(**epoch["hyper"])
-    optimizer.step = step
+    optimizer.step = checks.integer("step", at["step"], 0)
     optimizer.epoch = checks.integer("epoch", epoch["optimizer_epoch"], 0, 2**32 - 1)
-    optimizer.seed = options["seed"]
+    optimizer.seed = checks.integer("seed", options["seed"], 0, 2**64 - 1)
     names = optimizer.state_names()
     optimizer.state = {
         name: tensors[part].copy() for part, name in zip(_STATE_PARTS, names, strict=False)

@@ -346,7 +346,7 @@ def resume_same(
 ) -> Resumed:
     """`resume` of a fit that had the given network's shape and ``options``, or a ValueError.
 
-    Options that `fit` needs and that aren't given are an error; the network isn't changed.
+    The options are `_plan`'s; the network isn't changed.
     """
     from bcenet import checkpoint as checkpoint_
 
@@ -487,8 +487,12 @@ class _Course:
             if values:
                 setattr(state, name, values[-1])
         state.epoch, state.learning_rate = epoch["done"], epoch["learning_rate"]
-        state.seconds = epoch["seconds"]
+        state.seconds = saved.config["at"]["seconds"]
         self.stopped = epoch["stopped"]
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._begun
 
     @property
     def is_over(self) -> bool:
@@ -514,7 +518,7 @@ class _Course:
             state.validation_loss = measured = self._validation_loss(self._validation)
             history.validation_loss.append(measured)
         state.epoch += 1
-        state.seconds = time.monotonic() - self._begun
+        state.seconds = self.seconds
         stop = schedule is not None and schedule.end_epoch(
             measured, self._plan.optimizer.learning_rate
         )
@@ -527,10 +531,18 @@ class _Course:
 
 
 def _train(run: _Run, course: _Course, writer: Writer | None) -> None:
-    """Epoch after epoch; Ctrl-C, or what else is to end the process, leaves a checkpoint."""
+    """Epoch after epoch, and the end of the threads."""
     try:
         if writer is not None:
             writer.begin(run, course)
+        _epochs(run, course, writer)
+    finally:
+        run.close()
+
+
+def _epochs(run: _Run, course: _Course, writer: Writer | None) -> None:
+    """Epoch after epoch; Ctrl-C, or what else is to end the process, leaves a checkpoint."""
+    try:
         while not course.is_over:
             loss, penalty = run.epoch(course.state.epoch + 1, writer)
             course.stopped = course.after_epoch(loss, penalty, run.learning_rate)
@@ -541,8 +553,6 @@ def _train(run: _Run, course: _Course, writer: Writer | None) -> None:
             writer.rescue()
             run.publish_last_step()
         raise
-    finally:
-        run.close()
 
 
 class _Run:
@@ -597,8 +607,6 @@ class _Run:
 
         with content_of(saved.path):
             for part, array in self._kept:
-                if saved.tensors[part].shape != array.shape:
-                    raise ValueError(f"{part} must have shape {array.shape}")
                 array[...] = saved.tensors[part]
             at = saved.config["at"]
             batch = checks.integer("batch", at["batch"], 0, self.batches)

@@ -13,7 +13,7 @@ from bcenet.history import History
 from bcenet.losses import FocalLoss, bce_gradient, bce_loss, bce_loss_gradient, sigmoid
 from bcenet.network import Network
 from bcenet.optimizers import LBFGS, SGD, Adam, AdamW, AMSGrad, Lion, RMSprop
-from bcenet.training import fit
+from bcenet.training import fit, resume
 
 __all__ = [
     "EMA",
@@ -45,6 +45,7 @@ __all__ = [
     "load",
     "load_model",
     "metrics",
+    "resume",
     "schedules",
     "show_config",
     "sigmoid",

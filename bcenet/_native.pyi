@@ -28,6 +28,7 @@ def find_unsorted(matrix: SparseSource, width: int) -> int: ...
 class Engine:
     steps: int
     averaged: int
+    progress: tuple[int, int, float, float, float] | None
     def __init__(
         self,
         layer_sizes: tuple[int, ...],
@@ -67,6 +68,7 @@ class Engine:
         seed: int | None = None,
         epoch: int = 0,
         derivatives: bool = False,
+        sums: tuple[float, float, float] | None = None,
     ) -> tuple[int, int, float, float, float, int]: ...
     def gradients(
         self,

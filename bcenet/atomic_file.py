@@ -9,6 +9,8 @@ import stat
 from collections.abc import Iterable
 from contextlib import suppress
 
+_PREFIX, _SUFFIX = ".bcenet-", ".tmp"  # of temporary files
+
 
 def write_file(path: str | os.PathLike[str], chunks: Iterable[bytes | memoryview]) -> None:
     """Replace the file at ``path`` by ``chunks``, or leave it exactly as it was.
@@ -56,6 +58,14 @@ def write_file(path: str | os.PathLike[str], chunks: Iterable[bytes | memoryview
         raise OSError(error.errno, error.strerror, name) from error
 
 
+def remove_temporaries(folder: str) -> None:
+    """Remove what killed processes left of their files in a folder that no other one writes to."""
+    for name in os.listdir(folder):
+        if name.startswith(_PREFIX) and name.endswith(_SUFFIX):
+            with suppress(FileNotFoundError):
+                os.unlink(os.path.join(folder, name))
+
+
 def _write_through(name: str, chunks: Iterable[bytes | memoryview]) -> None:
     """Write to a device or a pipe, which cannot be replaced by a rename."""
     descriptor = os.open(name, os.O_WRONLY)
@@ -69,7 +79,7 @@ def _write_and_rename(target: str, chunks: Iterable[bytes | memoryview]) -> None
     folder = os.path.dirname(target)
     # Opened first: where the folder cannot be flushed, nothing is written.
     folder_descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    temporary = os.path.join(folder, f".bcenet-{secrets.token_hex(8)}.tmp")
+    temporary = os.path.join(folder, f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}")
     descriptor = -1
     try:
         # 0o666 less the umask, as open() does

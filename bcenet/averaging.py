@@ -42,12 +42,13 @@ class Averaging:
         """Whether epoch ``epoch`` (from 1) of ``epochs`` is taken into the average as a whole."""
         raise NotImplementedError
 
+    def arguments(self) -> dict[str, float]:
+        """What it was made with."""
+        carried = ("raw", "average", "count")
+        return {name: value for name, value in self.__dict__.items() if name not in carried}
+
     def __repr__(self) -> str:
-        arguments = ", ".join(
-            f"{name}={value!r}"
-            for name, value in self.__dict__.items()
-            if name not in ("raw", "average", "count")
-        )
+        arguments = ", ".join(f"{name}={value!r}" for name, value in self.arguments().items())
         return f"{type(self).__name__}({arguments})"
 
 

@@ -5,6 +5,12 @@ A callback is an object with any of ``on_fit_begin(state)``, ``on_epoch_end(stat
 ``on_epoch_end`` stops the fit once the other callbacks were called. ``on_fit_end`` is called
 whether the fit is through, was stopped or ends with an exception, Ctrl-C too.
 
+A callback that keeps something from epoch to epoch may have ``checkpoint_state()``, a dict of its
+numbers, strings, lists and arrays, and ``on_fit_resume(state, saved)``, which a resumed fit calls
+with that dict in the place of ``on_fit_begin``. What it gives is written until the next epoch is
+over, so arrays that are changed in place are to be copied. The others just see the epochs that
+are still to come.
+
 The objects here hold one fit at a time and begin anew with the next. Where they number epochs
 in files they count over all fits of the optimizer, as ``state.total_epoch`` does.
 """
@@ -94,6 +100,36 @@ class Callbacks:
         """Whether one of them sees to it that progress is shown, or that none is."""
         return any(getattr(callback, "shows_progress", False) for callback in self._callbacks)
 
+    def begin(self, state: State, saved: list[tuple[str, dict[str, Any]]] | None) -> None:
+        """Call the first hook; with what a checkpoint ``saved`` where a fit is resumed."""
+        if saved is None:
+            self.call("on_fit_begin", state)
+            return
+        rest = iter(saved)
+        for callback in self._callbacks:
+            if _keeps_state(callback):
+                callback.on_fit_resume(state, next(rest)[1])
+            elif hasattr(callback, "on_fit_begin"):
+                callback.on_fit_begin(state)
+
+    def states(self) -> list[tuple[str, dict[str, Any]]]:
+        """(class, state) of each callback that keeps one, for a checkpoint."""
+        return [
+            (type(callback).__name__, callback.checkpoint_state())
+            for callback in self._callbacks
+            if _keeps_state(callback)
+        ]
+
+    def check_resumed(self, saved: list[tuple[str, dict[str, Any]]]) -> None:
+        """ValueError unless those that keep a state are the ones that saved theirs."""
+        there = [name for name, _ in saved]
+        here = [type(callback).__name__ for callback in self._callbacks if _keeps_state(callback)]
+        if here != there:
+            raise ValueError(
+                "callbacks must be those of the checkpoint's fit, in their order: "
+                f"{_listed(there)}; got {_listed(here)}"
+            )
+
     def call(self, hook: str, state: State) -> bool:
         """Call a hook of every callback that has it; whether one asked to stop."""
         stop = False
@@ -105,6 +141,14 @@ class Callbacks:
                 answer = method(state)
                 stop = stop or (isinstance(answer, (bool, np.bool_)) and bool(answer))
         return stop
+
+
+def _keeps_state(callback: Any) -> bool:
+    return hasattr(callback, "checkpoint_state")
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names) or "none that keeps a state"
 
 
 class ProgressBar:
@@ -121,7 +165,7 @@ class ProgressBar:
             from tqdm import tqdm
         except ImportError as error:
             raise ImportError("the progress bar needs tqdm: pip install 'bcenet[cli]'") from error
-        self._bar = tqdm(total=state.epochs, unit="epoch", file=sys.stderr)
+        self._bar = tqdm(total=state.epochs, initial=state.epoch, unit="epoch", file=sys.stderr)
 
     def on_epoch_end(self, state: State) -> None:
         self._bar.set_postfix_str(describe_losses(state), refresh=False)
@@ -176,6 +220,24 @@ class _Monitor:
 
     def on_fit_begin(self, state: State) -> None:
         self._begin()
+
+    def _settings(self) -> dict[str, Any]:
+        monitor = "callable" if callable(self.monitor) else self.monitor
+        return {"monitor": monitor, "mode": self.mode, "min_delta": self.min_delta}
+
+    def checkpoint_state(self) -> dict[str, Any]:
+        return {"settings": self._settings(), "best": self.best, "best_epoch": self.best_epoch}
+
+    def on_fit_resume(self, state: State, saved: dict[str, Any]) -> None:
+        for name, value in self._settings().items():
+            there = saved["settings"].get(name)
+            if there != value:
+                raise ValueError(
+                    f"{type(self).__name__} must have {name}={there!r}, as in the checkpoint's "
+                    f"fit; got {value!r}"
+                )
+        self.on_fit_begin(state)
+        self.best, self.best_epoch = saved["best"], saved["best_epoch"]
 
     def _value(self, state: State) -> float:
         if not callable(self.monitor):
@@ -245,6 +307,16 @@ class EarlyStopping(_Monitor):
         super()._begin()
         self.stopped_epoch: int | None = None
 
+    def _settings(self) -> dict[str, Any]:
+        return super()._settings() | {"patience": self.patience}
+
+    def checkpoint_state(self) -> dict[str, Any]:
+        return super().checkpoint_state() | {"stopped_epoch": self.stopped_epoch}
+
+    def on_fit_resume(self, state: State, saved: dict[str, Any]) -> None:
+        super().on_fit_resume(state, saved)
+        self.stopped_epoch = saved["stopped_epoch"]
+
     def on_epoch_end(self, state: State) -> bool:
         if self._improved(state) or state.epoch - (self.best_epoch or 0) < self.patience:
             return False
@@ -289,6 +361,15 @@ class BestWeights(_Monitor):
     def _begin(self) -> None:
         super()._begin()
         self._kept: list[np.ndarray] = []
+
+    def checkpoint_state(self) -> dict[str, Any]:
+        kept = {f"kept.{i}": array for i, array in enumerate(self._kept)}
+        return super().checkpoint_state() | kept
+
+    def on_fit_resume(self, state: State, saved: dict[str, Any]) -> None:
+        super().on_fit_resume(state, saved)
+        if self.best_epoch is not None:
+            self._kept = [saved[f"kept.{i}"] for i in range(len(_arrays(state.network)))]
 
     def on_epoch_end(self, state: State) -> None:
         if self._improved(state):
@@ -357,6 +438,9 @@ class Checkpoint(_Monitor):
         if not os.path.isdir(folder):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder)
 
+    def _settings(self) -> dict[str, Any]:
+        return super()._settings() | {"every": self.every, "best": self.only_best}
+
     def on_epoch_end(self, state: State) -> None:
         epoch = state.total_epoch
         if epoch % self.every == 0 and (not self.only_best or self._improved(state)):
@@ -387,6 +471,12 @@ class LearningRateLogger:
     def on_fit_begin(self, state: State) -> None:
         self.learning_rates = []
 
+    def checkpoint_state(self) -> dict[str, Any]:
+        return {"learning_rates": np.array(self.learning_rates, np.float64)}
+
+    def on_fit_resume(self, state: State, saved: dict[str, Any]) -> None:
+        self.learning_rates = saved["learning_rates"].tolist()
+
     def on_epoch_end(self, state: State) -> None:
         self.learning_rates.append(state.learning_rate)
 
@@ -400,7 +490,8 @@ class CSVLog:
 
     The columns are epoch, loss, validation_loss (empty without validation data), penalty,
     learning_rate and seconds; numbers read back as they were. A line is in the file, whole,
-    when its epoch is over; the file is not kept open.
+    when its epoch is over; the file is not kept open. A fit that is resumed goes on with its log,
+    and takes off the lines of epochs after its checkpoint.
 
     Arguments:
         path: of the file. append: add to a log that is there, instead of replacing it.
@@ -436,6 +527,18 @@ class CSVLog:
                     )
         else:
             self._write(header, "wb")
+
+    def checkpoint_state(self) -> dict[str, Any]:
+        return {"size": os.path.getsize(self.path)}
+
+    def on_fit_resume(self, state: State, saved: dict[str, Any]) -> None:
+        with open(self.path, "rb+") as file:
+            if os.fstat(file.fileno()).st_size < saved["size"]:
+                raise ValueError(
+                    "path must name the log of the checkpoint's fit, which has at least "
+                    f"{saved['size']} bytes; got {self.path!r}"
+                )
+            file.truncate(saved["size"])
 
     def on_epoch_end(self, state: State) -> None:
         values = [getattr(state, name) for name in _LOGGED]

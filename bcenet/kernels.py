@@ -293,6 +293,16 @@ class Engine:
     def averaged(self, value: int) -> None:
         self._engine.averaged = value
 
+    @property
+    def progress(self) -> tuple[int, int, float, float, float] | None:
+        """(epoch, batches done, loss, weight, penalty) of the last `train`: in step with what the
+        engine holds whenever a signal's exception comes. Its batch is -1 after a bad step."""
+        return self._engine.progress
+
+    @progress.setter
+    def progress(self, value: tuple[int, int, float, float, float]) -> None:
+        self._engine.progress = value
+
     def average(self) -> None:
         """Take the parameters into their average, the mean of all that were taken."""
         self._engine.average()
@@ -322,8 +332,13 @@ class Engine:
         seed: int | None = None,
         epoch: int = 0,
         derivatives: bool = False,
+        sums: tuple[float, float, float] | None = None,
     ) -> Pass:
-        """Steps on the rows of ``sources``, (X, y, weight, offset): see the native Engine.train."""
+        """Steps on the rows of ``sources``, (X, y, weight, offset): see the native Engine.train.
+
+        ``sums`` are the loss, weight and penalty of the epoch's batches before these, to which
+        those of these are added, one by one: an epoch in parts has the bits of a whole one.
+        """
         status, *rest = self._engine.train(
             *sources,
             order,
@@ -336,6 +351,7 @@ class Engine:
             seed,
             epoch,
             derivatives,
+            sums,
         )
         return Pass(self._native.STATUSES[status], *rest)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,7 +12,11 @@ from bcenet.errors import ModelFormatError
 from bcenet.network import Network
 from bcenet.tabular import TabularEncoder
 
-_LOADERS = {"network": "bcenet.load", "model": "bcenet.load_model"}
+_LOADERS = {
+    "network": "bcenet.load",
+    "model": "bcenet.load_model",
+    "checkpoint": "bcenet.resume",
+}
 
 
 class Model:
@@ -142,7 +144,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
     Example: see :meth:`Model.save`.
     """
     tensors, config = _read(path, "model")
-    with _content_of(path):
+    with model_file.content_of(path):
         network = _network(config["network"], tensors)
         prefix = "encoder."
         if not all(name.startswith(prefix) for name in tensors):
@@ -186,7 +188,7 @@ def load_network(path: str | os.PathLike[str]) -> Network:
     >>> folder.cleanup()
     """
     tensors, config = _read(path, "network")
-    with _content_of(path):
+    with model_file.content_of(path):
         network = _network(config["network"], tensors)
         if tensors:
             raise ValueError(f"tensors of unknown use: {sorted(tensors)}")
@@ -202,17 +204,6 @@ def _read(
         hint = f"; {_LOADERS[kind]} reads it" if kind in _LOADERS else ""
         raise ModelFormatError(f"{os.fspath(path)}: it holds a {kind!r}, not a {wanted!r}{hint}")
     return tensors, metadata["config"]
-
-
-@contextmanager
-def _content_of(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn what the constructors say of a file's content into one ModelFormatError."""
-    try:
-        yield
-    except KeyError as error:
-        raise ModelFormatError(f"{os.fspath(path)}: it lacks {error}") from error
-    except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
-        raise ModelFormatError(f"{os.fspath(path)}: {error}") from error
 
 
 def _tensors(network: Network) -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ the tensors end to end. The header maps each tensor's name to its type, shape an
 ``format``                ``bcenet``
 ``format_version``        ``1``
 ``bcenet_version``        the version that wrote the file
-``kind``                  ``network`` or ``model``
+``kind``                  ``network``, ``model`` or ``checkpoint``
 ``config``                the configuration, in JSON
 ``sha256``                SHA-256 of the whole file with these 64 digits taken as zeros
 ========================  ==========================================================
@@ -26,6 +26,8 @@ import math
 import os
 import re
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -87,6 +89,17 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
         return _decode(*_read_bytes(path))
     except ModelFormatError as error:
         raise ModelFormatError(f"{os.fspath(path)}: {error}") from None
+
+
+@contextmanager
+def content_of(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn what constructors say of a file's content into one ModelFormatError."""
+    try:
+        yield
+    except KeyError as error:
+        raise ModelFormatError(f"{os.fspath(path)}: it lacks {error}") from error
+    except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
+        raise ModelFormatError(f"{os.fspath(path)}: {error}") from error
 
 
 def _encode(tensors: dict[str, np.ndarray], metadata: dict[str, Any]) -> list[bytes | memoryview]:

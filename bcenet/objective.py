@@ -9,6 +9,8 @@ import numpy as np
 from bcenet import checks, kernels, losses
 from bcenet.records import Record
 
+DROP_PARTS = 65536  # of which a dropout rate is a whole number
+
 
 class Objective(Record):
     """Checked options of a fit, as the engine takes them; `of` makes one.
@@ -100,9 +102,9 @@ def drop_rates(dropout: Any, hidden: int) -> list[int] | None:
         raise ValueError(
             f"dropout must be a number or one a hidden layer ({hidden}); got {len(values)}"
         )
-    parts = 65536
     rates = [
-        min(round(checks.number("dropout", value, 0.0, 1.0, open_maximum=True) * parts), parts - 1)
+        round(checks.number("dropout", value, 0.0, 1.0, open_maximum=True) * DROP_PARTS)
         for value in values
     ]
+    rates = [min(rate, DROP_PARTS - 1) for rate in rates]
     return [*rates[:hidden], 0] if any(rates[:hidden]) else None

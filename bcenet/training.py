@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
 
+    from bcenet.checkpoint import Saved, Writer
     from bcenet.losses import FocalLoss
 
 
@@ -47,6 +49,10 @@ def row_order(seed: int, epoch: int, n: int) -> np.ndarray:
         checks.integer("epoch", epoch, 0, 2**32 - 1),
         checks.integer("n", n, 0),
     )
+
+
+_Sums = tuple[float, float, float]  # of loss, weight and penalty, over batches of an epoch
+_BEGINNING: tuple[int, _Sums] = (0, (0.0, 0.0, 0.0))
 
 
 class Plan(Record):
@@ -94,6 +100,8 @@ def fit(
     max_norm: float | None = None,
     averaging: averaging_.Averaging | None = None,
     lazy: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int | None = None,
 ) -> History:
     """Train a network in place by mini-batches, and return its losses.
 
@@ -138,6 +146,9 @@ def fit(
         lazy: for sparse X: a step leaves alone the first layer's weights of the columns that its
             rows lack, with their moments and penalties: far faster where there are many columns,
             and another result. It goes with neither clip_norm, max_norm, averaging nor factors.
+        checkpoint: where to write what `bcenet.resume` goes on from: a file, or a folder (with "/"
+            at its end if it is to be made), in which the last two are kept. Ctrl-C writes one too.
+        checkpoint_every: steps from one to the next; None writes one after every epoch.
 
     Returns: a History with one loss (and validation loss) an epoch.
 
@@ -145,7 +156,8 @@ def fit(
     optimizer is being fitted by another thread; NonFiniteError when the loss, the parameters
     or the optimizer's state leave the finite numbers: the network then holds the weights before
     that step. Ctrl-C raises KeyboardInterrupt and leaves the last whole step: within 100 ms, or
-    when a large step that has begun to change parameters is done.
+    when a large step that has begun to change parameters is done. OSError if a checkpoint can't be
+    written, the one before being left as it was.
 
     Example:
         >>> import bcenet, numpy as np
@@ -183,6 +195,8 @@ def fit(
         l2=l2,
         max_norm=max_norm,
         lazy=lazy,
+        checkpoint=checkpoint,
+        checkpoint_every=checkpoint_every,
     )
 
 
@@ -194,6 +208,9 @@ def _fit(
     offset: Any,
     validation_data: Any,
     callbacks: Any,
+    *,
+    checkpoint: Any = None,
+    checkpoint_every: Any = None,
     **options: Any,
 ) -> History:
     """`fit`, with its options by name: see `_plan`."""
@@ -207,6 +224,18 @@ def _fit(
     if not isinstance(options["optimizer"], optimizers.Optimizer):
         _check_classes(rows.y, plan.objective.masked)
     validation = _check_validation(network, validation_data, plan.objective.masked)
+    writer = None
+    if checkpoint is not None:
+        from bcenet import checkpoint as checkpoint_
+
+        configuration = checkpoint_.configuration(network, plan)
+        writer = checkpoint_.Writer(checkpoint, checkpoint_every)
+        writer.prepare(configuration, _fingerprints(rows, validation))
+    elif checkpoint_every is not None:
+        raise ValueError(
+            "checkpoint_every must be None without checkpoint; "
+            f"got {checks.describe(checkpoint_every)}"
+        )
     if callbacks_.shows_progress() and not hooks.show_progress:
         hooks.append(callbacks_.ProgressBar())
     course = _Course(network, plan, hooks, validation)
@@ -220,10 +249,175 @@ def _fit(
         held.append(plan.optimizer._in_use)
 
         def train() -> None:
-            course.run(lambda: _train(_Run(network, rows, plan), course))
+            course.run(lambda: _train(_Run(network, rows, plan), course, writer))
 
     kernels.exclusively(held, train)
     return course.history
+
+
+class Resumed(Record):
+    """What `resume` gives: all that the interrupted fit was given or would have changed.
+
+    Attributes:
+        network: trained to the end. history: of the whole fit. optimizer, schedule, averaging:
+            objects for a fit that goes on from there; the latter two may be None.
+    """
+
+    network: Network
+    history: History
+    optimizer: optimizers.Optimizer
+    schedule: Any
+    averaging: averaging_.Averaging | None
+
+
+def resume(
+    path: str | os.PathLike[str],
+    X: ArrayLike,
+    y: ArrayLike,
+    *,
+    sample_weight: ArrayLike | None = None,
+    offset: ArrayLike | None = None,
+    validation_data: tuple[Any, ...] | None = None,
+    callbacks: Any = (),
+    checkpoint_every: int | None = None,
+    n_threads: int | None = None,
+) -> Resumed:
+    """Go on with a fit from its checkpoint to its end: the bits are those of one never stopped.
+
+    All options of the fit are in the checkpoint; the data are not, and must be the same again.
+    Checkpoints are written as before, to ``path``. A fit that was at its end is not trained
+    further.
+
+    Arguments:
+        path: what was the fit's ``checkpoint``. In a folder the newest whole one is taken; a
+            warning tells of a newer one that is damaged.
+        X, y, sample_weight, offset, validation_data: as in the fit, in any layout.
+        callbacks: as in the fit: those with a state of their own (`bcenet.callbacks`) go on
+            with it, the others see the epochs that are left.
+        checkpoint_every: None for the fit's.
+        n_threads: as `fit` takes it; the bits don't depend on it.
+
+    Returns: a `Resumed` with ``network``, ``history``, ``optimizer``, ``schedule`` and
+    ``averaging``.
+
+    Raises: ValueError saying what differs, for other data or callbacks; ModelFormatError for a
+    file that is damaged or was written by another version; FileNotFoundError where there is none;
+    and what `fit` raises while it trains.
+
+    Example:
+        >>> import bcenet, numpy as np, os, tempfile
+        >>> X = np.linspace(-1.0, 1.0, 20).reshape(-1, 1)
+        >>> y = X[:, 0] > 0
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> path = os.path.join(folder.name, "run.bcenet")
+        >>> def out_of_time(state):
+        ...     if state.epoch == 3:
+        ...         raise KeyboardInterrupt
+        >>> net = bcenet.Network([1, 1], random_state=0)
+        >>> try:
+        ...     bcenet.fit(net, X, y, checkpoint=path, callbacks=out_of_time, random_state=0)
+        ... except KeyboardInterrupt:
+        ...     resumed = bcenet.resume(path, X, y)
+        >>> len(resumed.history.loss)
+        10
+        >>> net = bcenet.Network([1, 1], random_state=0)
+        >>> history = bcenet.fit(net, X, y, random_state=0)
+        >>> resumed.history.loss == history.loss
+        True
+        >>> folder.cleanup()
+    """
+    return _resume(
+        path,
+        X,
+        y,
+        sample_weight,
+        offset,
+        validation_data,
+        callbacks,
+        checkpoint_every,
+        n_threads,
+    )
+
+
+def resume_same(
+    path: Any,
+    network: Network,
+    X: Any,
+    y: Any,
+    *,
+    sample_weight: Any = None,
+    offset: Any = None,
+    validation_data: Any = None,
+    callbacks: Any = (),
+    checkpoint_every: Any = None,
+    n_threads: Any = None,
+    **options: Any,
+) -> Resumed:
+    """`resume` of a fit that had the given network's shape and ``options``, or a ValueError.
+
+    The options are `_plan`'s; the network isn't changed.
+    """
+    from bcenet import checkpoint as checkpoint_
+
+    plan = _plan(network, n_threads=n_threads, **options)
+    return _resume(
+        path,
+        X,
+        y,
+        sample_weight,
+        offset,
+        validation_data,
+        callbacks,
+        checkpoint_every,
+        n_threads,
+        checkpoint_.configuration(network, plan),
+    )
+
+
+def _resume(
+    path: Any,
+    X: Any,
+    y: Any,
+    sample_weight: Any,
+    offset: Any,
+    validation_data: Any,
+    callbacks: Any,
+    checkpoint_every: Any,
+    n_threads: Any,
+    configuration: dict[str, Any] | None = None,
+) -> Resumed:
+    from bcenet import checkpoint as checkpoint_
+
+    saved = checkpoint_.read(path)
+    if configuration is not None:
+        checkpoint_.check_same(saved, "configuration", configuration)
+    network, fields = checkpoint_.restore(saved)
+    stage = choose_stage(network, fields["objective"])
+    plan = Plan(**fields, n_threads=n_threads, stage=stage)
+    hooks = callbacks_.Callbacks(callbacks)
+    hooks.check_resumed(saved.callbacks)
+    rows = rows_.check(network, X, y, sample_weight, offset, missing=plan.objective.masked)
+    validation = _check_validation(network, validation_data, plan.objective.masked)
+    data = _fingerprints(rows, validation)
+    checkpoint_.check_same(saved, "data", data)
+    if callbacks_.shows_progress() and not hooks.show_progress:
+        hooks.append(callbacks_.ProgressBar())
+    every = saved.config["every"] if checkpoint_every is None else checkpoint_every
+    writer = checkpoint_.Writer(checkpoint_.home(path), every)
+    writer.prepare(saved.config["configuration"], data, resumed=True)
+    course = _Course(network, plan, hooks, validation, saved)
+
+    def train() -> None:
+        course.run(lambda: _train(_Run(network, rows, plan, saved), course, writer))
+
+    kernels.exclusively([network._fitting, plan.optimizer._in_use], train)
+    return Resumed(network, course.history, plan.optimizer, plan.schedule, plan.averaging)
+
+
+def _fingerprints(rows: rows_.Rows, validation: rows_.Rows | None) -> dict[str, Any]:
+    from bcenet.checkpoint import fingerprint
+
+    return {**(fingerprint(rows) or {}), "validation_data": fingerprint(validation)}
 
 
 def _plan(
@@ -294,22 +488,46 @@ class _Course:
         plan: Plan,
         hooks: callbacks_.Callbacks,
         validation: rows_.Rows | None,
+        saved: Saved | None = None,
     ) -> None:
         self.history = History()
         self.state = callbacks_.State(network, plan.optimizer, self.history, plan.epochs)
+        self.stopped = False  # by a callback or the schedule
+        self.callbacks = hooks
         self._network = network
         self._plan = plan
-        self._hooks = hooks
         self._validation = validation
+        self._saved = saved
+        if saved is not None:
+            self._take_up(saved)
+
+    def _take_up(self, saved: Saved) -> None:
+        epoch, state, history = saved.config["epoch"], self.state, self.history
+        for name in ("loss", "penalty", "validation_loss"):
+            values = saved.tensors[f"history.{name}"].tolist()
+            setattr(history, name, values)
+            if values:
+                setattr(state, name, values[-1])
+        state.epoch, state.learning_rate = epoch["done"], epoch["learning_rate"]
+        state.seconds = saved.config["at"]["seconds"]
+        self.stopped = epoch["stopped"]
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._begun
+
+    @property
+    def is_over(self) -> bool:
+        return self.stopped or self.state.epoch == self.state.epochs
 
     def run(self, train: Callable[[], None]) -> None:
         """Train, between the first hook and the last."""
-        self._begun = time.monotonic()
-        self._hooks.call("on_fit_begin", self.state)
+        self._begun = time.monotonic() - self.state.seconds
+        self.callbacks.begin(self.state, None if self._saved is None else self._saved.callbacks)
         try:
             train()
         finally:
-            self._hooks.call("on_fit_end", self.state)
+            self.callbacks.call("on_fit_end", self.state)
 
     def after_epoch(self, loss: float, penalty: float, learning_rate: float | None = None) -> bool:
         """Note an epoch, measure the validation loss, call the hooks; whether to stop."""
@@ -322,11 +540,11 @@ class _Course:
             state.validation_loss = measured = self._validation_loss(self._validation)
             history.validation_loss.append(measured)
         state.epoch += 1
-        state.seconds = time.monotonic() - self._begun
+        state.seconds = self.seconds
         stop = schedule is not None and schedule.end_epoch(
             measured, self._plan.optimizer.learning_rate
         )
-        return self._hooks.call("on_epoch_end", state) or stop
+        return self.callbacks.call("on_epoch_end", state) or stop
 
     def _validation_loss(self, rows: rows_.Rows) -> float:
         objective = self._plan.objective.unsmoothed()
@@ -334,35 +552,51 @@ class _Course:
         return total / weight * (self._network.layer_sizes[-1] if objective.label_sum else 1)
 
 
-def _train(run: _Run, course: _Course) -> None:
-    """Epoch after epoch."""
+def _train(run: _Run, course: _Course, writer: Writer | None) -> None:
+    """Epoch after epoch, and the end of the threads."""
     try:
-        for number in range(1, run.plan.epochs + 1):
-            loss, penalty = run.epoch(number)
-            if course.after_epoch(loss, penalty, run.learning_rate):
-                break
+        if writer is not None:
+            writer.begin(run, course)
+        _epochs(run, course, writer)
     finally:
         run.close()
+
+
+def _epochs(run: _Run, course: _Course, writer: Writer | None) -> None:
+    """Epoch after epoch; Ctrl-C, or what else is to end the process, leaves a checkpoint."""
+    try:
+        while not course.is_over:
+            loss, penalty = run.epoch(course.state.epoch + 1, writer)
+            course.stopped = course.after_epoch(loss, penalty, run.learning_rate)
+            if writer is not None:
+                writer.after_epoch()
+    except (KeyboardInterrupt, SystemExit):
+        if writer is not None:
+            writer.rescue()
+            run.publish_last_step()
+        raise
 
 
 class _Run:
     """The engine of one fit, and what it publishes to the network, optimizer and averages."""
 
-    def __init__(self, network: Network, rows: rows_.Rows, plan: Plan) -> None:
+    def __init__(
+        self, network: Network, rows: rows_.Rows, plan: Plan, saved: Saved | None = None
+    ) -> None:
         self.network = network
         self.plan = plan
         self.rows = rows
         optimizer, averaging = plan.optimizer, plan.averaging
-        if plan.schedule is not None:
+        if plan.schedule is not None and saved is None:
             plan.schedule.begin(plan.epochs, rows.n, optimizer.epoch)
         optimizer.begin(network.parameters)
         optimizer.seed = plan.seed
         self._batch_size = min(plan.batch_size, rows.n)
-        self._batches = math.ceil(rows.n / self._batch_size)
+        self.batches = math.ceil(rows.n / self._batch_size)
         self._sources = rows.sources()
         step = 3 * network._work(self._batch_size)
         whole = 3 * network._work(rows.n) * plan.epochs
-        self._engine = kernels.Engine(
+        self.engine = kernels.Engine(
             network.shape,
             network.dtype,
             self._batch_size,
@@ -383,53 +617,95 @@ class _Run:
         else:
             averaging.begin(network.parameters)
             self._held += [("parameters", averaging.raw), ("average", averaging.average)]
-        # Where a bad epoch is replayed from: the same as last published.
+        # Where a bad epoch is replayed from: the same as last published, and the batches of the
+        # epoch that were done then, with their sums.
         self._kept = [(part, array.copy()) for part, array in self._held]
+        self._kept_at: tuple[int, _Sums] = _BEGINNING
+        if saved is not None:
+            self._take_up(saved)
         self._restore()
+
+    def _take_up(self, saved: Saved) -> None:
+        from bcenet.model_file import content_of
+
+        with content_of(saved.path):
+            for part, array in self._kept:
+                array[...] = saved.tensors[part]
+            at = saved.config["at"]
+            batch = checks.integer("batch", at["batch"], 0, self.batches)
+            loss, weight, penalty = (checks.number("sums", value) for value in at["sums"])
+            self._kept_at = batch, (loss, weight, penalty)
 
     def _restore(self) -> None:
         for part, array in self._kept:
-            self._engine.load(part, array)
-        self._engine.steps = self.plan.optimizer.step
+            self.engine.load(part, array)
+        self.engine.steps = self.plan.optimizer.step
         if self.plan.averaging is not None:
-            self._engine.averaged = self.plan.averaging.count
+            self.engine.averaged = self.plan.averaging.count
+        batch, sums = self._kept_at
+        self.engine.progress = (self.plan.optimizer.epoch, batch, *sums)
+
+    def parts(self) -> dict[str, np.ndarray]:
+        """What the engine holds now."""
+        result = {part: np.empty_like(array) for part, array in self._kept}
+        for part, array in result.items():
+            self.engine.store(part, array)
+        return result
 
     def _publish(self, epoch: int) -> None:
         """Copy all out of the engine at once, and count the epochs of the optimizer."""
         averaging = self.plan.averaging
         parts = self._kept + self._held
         counters = [
-            (self.plan.optimizer, "step", self._engine.steps),
+            (self.plan.optimizer, "step", self.engine.steps),
             (self.plan.optimizer, "epoch", epoch),
         ]
         if averaging is not None:
-            averaged = self._engine.averaged
+            averaged = self.engine.averaged
             counters.append((averaging, "count", averaged))
             parts.append(("average" if averaged else "parameters", self.network.parameters))
             if not averaged:
                 parts.append(("parameters", averaging.average))
-        self._engine.publish(parts, counters)
+        self.engine.publish(parts, counters)
+        self._kept_at = _BEGINNING
+
+    def publish_last_step(self) -> None:
+        """Publish the steps of an epoch that was left, if there are any."""
+        progress = self.engine.progress
+        if progress is not None and progress[0] == self.plan.optimizer.epoch and progress[1] > 0:
+            self._publish(self.plan.optimizer.epoch)
+
+    def take_into_average(self, number: int) -> None:
+        """Take an epoch whose steps are done into an average of epochs, unless that is done."""
+        averaging, engine = self.plan.averaging, self.engine
+        if averaging is None or not averaging.averages_epoch(number, self.plan.epochs):
+            return
+        in_checkpoint = self._kept_at[0] == self.batches
+        published = engine.progress is None or engine.progress[0] != self.plan.optimizer.epoch
+        if not in_checkpoint and not published and engine.averaged == averaging.count:
+            engine.average()
 
     def close(self) -> None:
         """End the threads."""
-        self._engine.close()
+        self.engine.close()
 
     def _train(
-        self, order: np.ndarray | None, rates: np.ndarray | None, batches: int
+        self, order: np.ndarray | None, rates: np.ndarray | None, batches: range, sums: _Sums
     ) -> kernels.Pass:
         plan = self.plan
-        return self._engine.train(
+        return self.engine.train(
             self._sources,
             self._batch_size,
-            range(batches),
+            batches,
+            sums=sums,
             order=order,
-            rates=None if rates is None else rates[:batches],
+            rates=None if rates is None else rates[: batches.stop],
             stage=plan.stage,
             seed=None if plan.drop_rates is None else plan.seed,
             epoch=plan.optimizer.epoch,
         )
 
-    def epoch(self, number: int) -> tuple[float, float]:
+    def epoch(self, number: int, writer: Writer | None = None) -> tuple[float, float]:
         """One epoch: its mean loss and penalty. Publishes, also before it raises."""
         plan = self.plan
         optimizer = plan.optimizer
@@ -438,24 +714,32 @@ class _Run:
             order = kernels.row_order(plan.seed, optimizer.epoch, self.rows.n)
         self.learning_rate = optimizer.learning_rate
         if plan.schedule is not None:
-            rates = _rates(plan.schedule, optimizer.epoch, self._batches)
+            rates = _rates(plan.schedule, optimizer.epoch, self.batches)
             self.learning_rate *= float(rates[-1])
-        self._engine.configure(optimizer.native_hyper())
-        passed = self._train(order, rates, self._batches)
-        pending = self._engine.take_pending()
+        self.engine.configure(optimizer.native_hyper())
+        first, sums = self._kept_at
+        while True:
+            stop = self.batches if writer is None else writer.next_stop(first)
+            passed = self._train(order, rates, range(first, stop), sums)
+            pending = self.engine.take_pending()
+            if pending is not None or passed.status != "done" or stop == self.batches:
+                break
+            first, sums = stop, (passed.loss, passed.weight, passed.penalty)
+            if writer is not None:
+                writer.write()
         if passed.status == "bad parameters":
-            # The step is done; the state before it comes from the start of the epoch.
+            # The step is done; the state before it comes from where it was last published.
             self._restore()
-            self._train(order, rates, passed.batch)
-            pending = pending or self._engine.take_pending()
-        done = passed.status == "done"
-        averaging = plan.averaging
-        if done and averaging is not None and averaging.averages_epoch(number, plan.epochs):
-            self._engine.average()
+            first, sums = self._kept_at
+            self._train(order, rates, range(first, passed.batch), sums)
+            pending = pending or self.engine.take_pending()
+        done = passed.status == "done" and stop == self.batches
+        if done:
+            self.take_into_average(number)
         self._publish(optimizer.epoch + done)
         if pending is not None:
             raise pending
-        if not done:
+        if passed.status != "done":
             self._raise_non_finite(passed.status, passed.batch, passed.layer, order)
         labels = self.network.layer_sizes[-1] if plan.objective.label_sum else 1
         return passed.loss / passed.weight * labels, passed.penalty / passed.weight * labels

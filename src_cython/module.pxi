@@ -519,6 +519,7 @@ cdef class Engine:
 
     cdef Plan plan
     cdef object pending
+    cdef public tuple progress  # (epoch, batches done, loss, weight, penalty): see `train`
 
     def __cinit__(self, layer_sizes, activation_codes, norm_codes, bint scaled, int item_size,
                   Py_ssize_t capacity, int threads, dict hyper=None, dict objective=None,
@@ -1016,12 +1017,17 @@ cdef class Engine:
 
     def train(self, x not None, Source y not None, Source weight, Source offset, order,
               rates, Py_ssize_t batch_size, Py_ssize_t first_batch, Py_ssize_t last_batch,
-              int stage, int threads, seed=None, uint32_t epoch=0, bint derivatives=False):
+              int stage, int threads, seed=None, uint32_t epoch=0, bint derivatives=False,
+              tuple sums=None):
         """Batches first_batch to last_batch - 1 of an epoch over the rows in ``order``.
 
         ``rates`` holds a factor of the learning rate for each batch, float64, or is None.
         ``seed`` and ``epoch`` decide what dropout drops; without a seed nothing is. With
-        ``derivatives`` y holds them, of the loss by the logits, in the place of targets.
+        ``derivatives`` y holds them, of the loss by the logits, in the place of targets. The
+        loss, weight and penalty are added to ``sums``, those of the epoch's batches before.
+
+        ``progress`` is then (epoch, batches done, loss, weight, penalty), set in the same native
+        call: no signal handler sees the one without the other. Its batch is -1 after a bad step.
 
         Returns (status, batch, weighted loss, weight, penalty, layer): the batch is the one that
         was stopped, or the bad one. A signal's exception is left for ``take_pending``.
@@ -1033,9 +1039,18 @@ cdef class Engine:
         self.set_dropout(&job, seed, epoch)
         if rates is not None:
             job.rates = <double*> address(rates, last_batch * sizeof(double), False)
+        if sums is not None:
+            job.loss, job.weight, job.penalty = sums
         self.run(&job, batch_size, first_batch, last_batch, stage, threads)
+        self.progress = (epoch, self.batches_done(&job, last_batch), job.loss, job.weight,
+                         job.penalty)
         return (<int> job.status, job.batch, job.loss, job.weight, job.penalty,
                 -1 if job.bad_layer == NO_LAYER else job.bad_layer)
+
+    cdef Py_ssize_t batches_done(self, const Job* job, Py_ssize_t last_batch):
+        if job.status == BAD_PARAMETERS:
+            return -1
+        return last_batch if job.status == DONE else job.batch
 
     cdef set_order(self, Job* job, order):
         cdef void* p

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from bcenet.callbacks import State
+    from bcenet.history import History
     from bcenet.network import Network
     from bcenet.optimizers import Optimizer
     from bcenet.tabular import TabularEncoder
@@ -156,6 +157,25 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     arguments.add_threads(training)
     arguments.add_threshold(training, "0.5", _MEASURES)
 
+    long_runs = parser.add_argument_group("long runs")
+    place = long_runs.add_mutually_exclusive_group()
+    place.add_argument(
+        "--checkpoint",
+        metavar="DIR",
+        help="folder for checkpoints, made if it is missing; Ctrl-C and SIGTERM write one too",
+    )
+    place.add_argument(
+        "--resume",
+        metavar="DIR",
+        help="go on from the newest checkpoint in DIR, with the same table and options",
+    )
+    long_runs.add_argument(
+        "--checkpoint-every",
+        type=arguments.integer(1),
+        metavar="N",
+        help="steps from one checkpoint to the next (default: an epoch)",
+    )
+
     columns = parser.add_argument_group("columns")
     for option, remark in [
         ("--numeric", "columns to take as numbers"),
@@ -178,6 +198,7 @@ def run(options: argparse.Namespace) -> None:
     from bcenet.cli import report, signals
     from bcenet.model import Model
 
+    _check_checkpoint(options)
     path = _model_path(options)
     optimizer = _optimizer(options)
     data = _read(options)
@@ -198,19 +219,23 @@ def run(options: argparse.Namespace) -> None:
     choosing = [best, EarlyStopping(patience=options.patience)] if validation else []
     begun = time.monotonic()
     with _progress(options.quiet) as show:
-        history = bcenet.fit(
+        network, history = _train(
+            options,
             network,
-            data.X,
-            data.y,
+            data,
             optimizer=optimizer,
+            learning_rate=None,
             schedule=options.schedule,
             dropout=options.dropout,
+            averaging=None,
             batch_size=batch_size,
+            shuffle=True,
             epochs=options.epochs or (200 if validation else 20),
             validation_data=validation,
             callbacks=[*choosing, show],
             n_threads=options.threads,
             random_state=options.seed,
+            checkpoint_every=options.checkpoint_every,
         )
     seconds = time.monotonic() - begun
     best_epoch = best.best_epoch or len(history.loss)
@@ -261,6 +286,30 @@ def run(options: argparse.Namespace) -> None:
             "measures": measures,
         }
     )
+
+
+def _train(
+    options: argparse.Namespace, network: Network, data: _Data, **fit_options: Any
+) -> tuple[Network, History]:
+    """(network, history) of a training from its start, or from a checkpoint."""
+    if options.resume is None:
+        import bcenet
+
+        folder = options.checkpoint and os.path.join(options.checkpoint, "")
+        history = bcenet.fit(network, data.X, data.y, checkpoint=folder, **fit_options)
+        return network, history
+    from bcenet.training import resume_same
+
+    resumed = resume_same(options.resume, network, data.X, data.y, **fit_options)
+    return resumed.network, resumed.history
+
+
+def _check_checkpoint(options: argparse.Namespace) -> None:
+    """An error now rather than after the table is read."""
+    if options.checkpoint_every and not (options.checkpoint or options.resume):
+        raise ValueError("--checkpoint-every needs --checkpoint or --resume")
+    if options.resume is not None and not os.path.exists(options.resume):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), options.resume)
 
 
 @dataclass(frozen=True)

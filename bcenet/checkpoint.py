@@ -435,12 +435,14 @@ def restore(saved: Saved) -> tuple[Network, dict[str, Any]]:
     tensors, epoch, at = saved.tensors, saved.config["epoch"], saved.config["at"]
     options = saved.config["configuration"]
     with model_file.content_of(saved.path):
+        raw, statistics = tensors["parameters"], tensors["statistics"]
+        network = Network.from_config(options["network"], raw, statistics)
+        _check_arrays(tensors, network)
         averaging = _averaging(options["averaging"], tensors, at)
-        held = tensors["parameters"] if averaging is None else averaging.average
-        network = Network.from_config(options["network"], _present(held), tensors["statistics"])
+        if averaging is not None:
+            network.parameters[:] = averaging.average
         optimizer = _optimizer(options, epoch, at, tensors)
         optimizer.begin(network.parameters)
-        _check_arrays(tensors, network)
         objective = _objective(options["objective"], tensors, network.layer_sizes[-1])
         dropout = options["dropout"]
         epochs = checks.integer("epochs", options["epochs"], 1)
@@ -465,11 +467,6 @@ def restore(saved: Saved) -> tuple[Network, dict[str, Any]]:
             "shuffle": checks.boolean("shuffle", options["shuffle"]),
             "seed": optimizer.seed,
         }
-
-
-def _present(array: np.ndarray | None) -> np.ndarray:
-    assert array is not None
-    return array
 
 
 def _check_arrays(tensors: dict[str, np.ndarray], network: Network) -> None:

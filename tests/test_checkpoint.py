@@ -283,6 +283,20 @@ def test_d2_the_data_may_lie_otherwise(path, layout):
     assert outcome(resumed.network, resumed.history) == wanted
 
 
+def test_d2_begun_on_one_instruction_set_and_ended_on_another(path):
+    fused = [name for name in bcenet._dispatch.available() if name != "baseline"]
+    if len(fused) < 2:
+        pytest.skip("needs a processor with both x86-64-v3 and x86-64-v4")
+    expected = make_network()
+    wanted = outcome(expected, bcenet.fit(expected, X, Y, **options()))
+    for first, second in (fused, fused[::-1]):
+        with bcenet._dispatch.use(first):
+            interrupted(path)
+        with bcenet._dispatch.use(second):
+            resumed = bcenet.resume(path, X, Y, validation_data=HELD_OUT)
+        assert outcome(resumed.network, resumed.history) == wanted
+
+
 def test_the_fingerprint_is_that_of_the_values_in_c_order():
     """An array of several blocks, the last one short; and one whose rows are longer than one."""
     rng = np.random.default_rng(0)

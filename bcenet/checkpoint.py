@@ -108,14 +108,16 @@ class Writer:
         Raises: ValueError for a folder with another fit's checkpoints; OSError for no folder.
         """
         self._fixed = {"configuration": configuration, "data": data, "every": self._every}
+        self._resumed = resumed
         if not self._in_folder:
             folder = os.path.dirname(self.path) or "."
             if not os.path.isdir(folder):
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder)
             return
         os.makedirs(self.path, exist_ok=True)
-        remove_temporaries(self.path)  # of a process that was killed
-        if not resumed and _names(self.path):
+        if resumed:
+            remove_temporaries(self.path)  # of a process that was killed
+        elif _names(self.path):
             raise ValueError(
                 "checkpoint must be a folder without checkpoints of another fit (resume goes on "
                 f"from them); got {self.path!r}"
@@ -126,20 +128,22 @@ class Writer:
         self._run = run
         self._course = course
         self._note()
+        if not (self._in_folder or self._resumed) and os.path.exists(self.path):
+            self.write()  # nobody is to go on from another fit's by mistake
 
     def next_stop(self, batch: int) -> int:
         """The batch of this epoch before which the next checkpoint is due, or the epoch's end."""
         batches = self._run.batches
         if self._every is None:
             return batches
-        before = self._epoch["done"] * batches
+        before = self._noted[0]["done"] * batches
         due = ((before + batch) // self._every + 1) * self._every
         return min(due - before, batches)
 
     def after_epoch(self) -> None:
         """Between two epochs: note where the fit is, and write that if it is due, or the end."""
         self._note()
-        done = self._epoch["done"]
+        done = self._noted[0]["done"]
         due = self._every is None or done * self._run.batches % self._every == 0
         if due or self._course.is_over:
             self.write()
@@ -156,7 +160,7 @@ class Writer:
 
     def write(self) -> None:
         """Write the last whole step, if it isn't written yet."""
-        engine, epoch = self._run.engine, self._epoch
+        engine, (epoch, arrays) = self._run.engine, self._noted
         batch, sums = 0, (0.0, 0.0, 0.0)
         if engine.progress is not None and engine.progress[0] == epoch["optimizer_epoch"]:
             _, batch, *sums = engine.progress
@@ -171,7 +175,7 @@ class Writer:
             "averaged": engine.averaged,
             "seconds": self._course.seconds,
         }
-        tensors = self._run.parts() | self._arrays
+        tensors = self._run.parts() | arrays
         config = self._fixed | {"epoch": epoch, "at": _to_plain(at, "the step")}
         path = self.path
         if self._in_folder:
@@ -211,7 +215,7 @@ class Writer:
             "schedule": None if plan.schedule is None else _schedule_state(plan.schedule),
             "callbacks": callbacks,
         }
-        self._epoch, self._arrays = _to_plain(epoch, "the state of the fit"), arrays
+        self._noted = _to_plain(epoch, "the state of the fit"), arrays
 
 
 def configuration(network: Network, plan: Any) -> dict[str, Any]:
@@ -441,12 +445,14 @@ def restore(saved: Saved) -> tuple[Network, dict[str, Any]]:
     tensors, epoch, at = saved.tensors, saved.config["epoch"], saved.config["at"]
     options = saved.config["configuration"]
     with model_file.content_of(saved.path):
+        raw, statistics = tensors["parameters"], tensors["statistics"]
+        network = Network.from_config(options["network"], raw, statistics)
+        _check_arrays(tensors, network)
         averaging = _averaging(options["averaging"], tensors, at)
-        held = tensors["parameters"] if averaging is None else averaging.average
-        network = Network.from_config(options["network"], _present(held), tensors["statistics"])
+        if averaging is not None:
+            network.parameters[:] = averaging.average
         optimizer = _optimizer(options, epoch, at, tensors)
         optimizer.begin(network.parameters)
-        _check_arrays(tensors, network)
         objective = _objective(options["objective"], tensors, network.layer_sizes[-1])
         dropout = options["dropout"]
         epochs = checks.integer("epochs", options["epochs"], 1)
@@ -456,6 +462,10 @@ def restore(saved: Saved) -> tuple[Network, dict[str, Any]]:
             if shape != (done,) and (name, shape) != ("validation_loss", (0,)):
                 raise ValueError(f"history.{name} must have shape ({done},); got {shape}")
         checks.number("seconds", at["seconds"], 0.0)
+        checks.boolean("stopped", epoch["stopped"])
+        for name, state in saved.callbacks:
+            if not isinstance(name, str) or not isinstance(state, dict):
+                raise TypeError("callbacks must be names and dicts")
         return network, {
             "optimizer": optimizer,
             "objective": objective,
@@ -467,11 +477,6 @@ def restore(saved: Saved) -> tuple[Network, dict[str, Any]]:
             "shuffle": checks.boolean("shuffle", options["shuffle"]),
             "seed": optimizer.seed,
         }
-
-
-def _present(array: np.ndarray | None) -> np.ndarray:
-    assert array is not None
-    return array
 
 
 def _check_arrays(tensors: dict[str, np.ndarray], network: Network) -> None:

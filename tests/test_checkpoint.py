@@ -283,6 +283,20 @@ def test_d2_the_data_may_lie_otherwise(path, layout):
     assert outcome(resumed.network, resumed.history) == wanted
 
 
+def test_d2_begun_on_one_instruction_set_and_ended_on_another(path):
+    fused = [name for name in bcenet._dispatch.available() if name != "baseline"]
+    if len(fused) < 2:
+        pytest.skip("needs a processor with both x86-64-v3 and x86-64-v4")
+    expected = make_network()
+    wanted = outcome(expected, bcenet.fit(expected, X, Y, **options()))
+    for first, second in (fused, fused[::-1]):
+        with bcenet._dispatch.use(first):
+            interrupted(path)
+        with bcenet._dispatch.use(second):
+            resumed = bcenet.resume(path, X, Y, validation_data=HELD_OUT)
+        assert outcome(resumed.network, resumed.history) == wanted
+
+
 def test_the_fingerprint_is_that_of_the_values_in_c_order():
     """An array of several blocks, the last one short; and one whose rows are longer than one."""
     rng = np.random.default_rng(0)
@@ -595,6 +609,29 @@ def test_a_folder_keeps_the_last_two(tmp_path):
         bcenet.fit(make_network(), X, Y, checkpoint=folder, **options())
 
 
+def test_a_new_fit_replaces_the_file_of_an_old_one_at_once(path):
+    """Killed in its first epoch, it must not be taken for the old one, which was over."""
+    bcenet.fit(make_network(), X, Y, checkpoint=path, **options())
+    network = make_network(seed=2)
+    interrupted(path, network.astype("float64"), epoch=1, optimizer="sgd", checkpoint_every=100)
+    saved = checkpoint.read(path)
+    assert (saved.config["epoch"]["done"], saved.config["at"]["batch"]) == (0, 6)
+
+    class Killed(BaseException):
+        pass
+
+    def kill(state):
+        raise Killed
+
+    with pytest.raises(Killed):
+        bcenet.fit(
+            network.astype("float64"), X, Y, checkpoint=path, callbacks=kill, **options(epochs=9)
+        )
+    saved = checkpoint.read(path)
+    assert (saved.config["epoch"]["done"], saved.config["at"]["batch"]) == (0, 0)
+    assert digest(saved.tensors["parameters"]) == digest(network.parameters)
+
+
 def test_a_damaged_newest_one_gives_way_to_the_one_before(tmp_path):
     interrupted(f"{tmp_path}{os.sep}", checkpoint_every=4)
     older, newer = sorted(tmp_path.iterdir())
@@ -629,6 +666,7 @@ def test_c3_a_disk_that_is_full_leaves_the_checkpoint_before(path, monkeypatch):
             model_file.write(path, {"a": X}, {"kind": "network", "config": {}})
             per_file.append(len(calls))
             calls.clear()
+            os.unlink(path)
             with pytest.raises(OSError, match="No space left") as caught:
                 bcenet.fit(make_network(), X, Y, checkpoint=path, **options())
         assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, path)
@@ -880,6 +918,9 @@ NONSENSE = {
     "a dropout rate too many": put("configuration", "dropout", value=[0.5] * 4),
     "a seed too large": put("configuration", "seed", value=2**64),
     "an unknown part": put("more", value=1),
+    "callbacks without names": put("epoch", "callbacks", value=[{"state": {}}]),
+    "a text for a truth": put("epoch", "stopped", value="no"),
+    "L-BFGS": put("configuration", "optimizer", "name", value="lbfgs"),
     "no counters": put("epoch", value={}),
     "NaN parameters": put_tensor("parameters", lambda a: a * np.nan),
     "a short state": put_tensor("first", lambda a: a[:-1].copy()),

@@ -737,6 +737,7 @@ def test_every_argument_of_fit_is_in_a_table():
     older = set(
         itertools.takewhile(lambda name: name != "loss", inspect.signature(bcenet.fit).parameters)
     )
+    older |= {"checkpoint", "checkpoint_every"}  # these have tests/test_checkpoint.py
     used = set().union(*OPTIONS.values())
     refused = set().union(*(changes for changes, _, _ in BAD.values()))
     assert names - older - {"lazy"} <= used

@@ -779,12 +779,14 @@ cdef class Engine:
         cdef Py_ssize_t parameters = 0
         cdef Py_ssize_t width = self.plan.layers[0].ld_in
         cdef Py_ssize_t chains = (rows + chain_rows(rows) - 1) // chain_rows(rows)
+        cdef bint all_rows
         cdef int l
         for l in range(self.plan.n_layers):
             parameters += self.plan.layers[l].rows * padded(self.plan.layers[l].columns)
             width += 2 * self.plan.layers[l].ld_a
+        all_rows = self.plan.batch_statistics and self.plan.n_batch_norms > 0
         return (2 <= chains <= MOST_PARTIALS and chains * parameters < rows * width
-                and not self.plan.sparse and not (self.plan.batch_statistics and self.plan.n_batch_norms > 0))
+                and not self.plan.sparse and not all_rows)
 
     cdef Py_ssize_t most_rows(self):
         """Rows whose activations and deltas stay in cache: 384 KB, beside the weights.

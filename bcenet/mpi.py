@@ -41,7 +41,7 @@ def fit(
     epochs: int = 10,
     local_steps: int | None = 50,
     outer_learning_rate: float = 1.0,
-    outer_momentum: float = 0.5,
+    outer_momentum: float = 0.8,
     sample_weight: Any = None,
     pos_weight: ArrayLike | None = None,
     label_smoothing: float = 0.0,

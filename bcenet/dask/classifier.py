@@ -43,7 +43,7 @@ class DaskBCENetClassifier(ClassifierMixin, BaseEstimator):
         >>> X = da.from_array(np.array([[0.0], [3.0], [1.0], [2.0]]), chunks=(2, 1))
         >>> y = da.from_array(np.array(["no", "yes", "no", "yes"]), chunks=2)
         >>> classifier = DaskBCENetClassifier((8,), alpha=0.0, max_iter=100, random_state=0)
-        >>> with Client(processes=False, dashboard_address=None):
+        >>> with Client(processes=False, dashboard_address=":0"):
         ...     classifier.set_params(learning_rate_init=0.1).fit(X, y).predict(X).compute()
         array(['no', 'yes', 'no', 'yes'], dtype='<U3')
     """
@@ -61,7 +61,7 @@ class DaskBCENetClassifier(ClassifierMixin, BaseEstimator):
         mode="local",
         local_steps=50,
         outer_learning_rate=1.0,
-        outer_momentum=0.5,
+        outer_momentum=0.8,
         shuffle=True,
         random_state=None,
         pos_weight=None,
@@ -184,8 +184,8 @@ def _columns(X: Any, y: Any, sample_weight: Any) -> tuple[da.Array, da.Array, da
     collections.check_names(X, y, sample_weight)
     named = [*(y if isinstance(y, list) else [y]), sample_weight]
     inputs = X[[name for name in X.columns if name not in named]]
-    weight = None if sample_weight is None else X[sample_weight].to_dask_array()
-    return inputs, X[y].to_dask_array(), weight
+    weight = None if sample_weight is None else collections.values_of(X[sample_weight])
+    return inputs, collections.values_of(X[y]), weight
 
 
 def _labels_of(y: da.Array, cluster: fitting.Cluster) -> Labels:

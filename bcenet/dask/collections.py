@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import dask
 import dask.array as da
 import numpy as np
 
@@ -71,6 +72,17 @@ def rows_of(X: Any) -> da.Array:
     if X.ndim != 2:
         raise ValueError(f"X must have two dimensions; got shape {X.shape}")
     return X if X.numblocks[1] == 1 else X.rechunk({1: -1})
+
+
+def values_of(columns: Any) -> da.Array:
+    """Columns of a DataFrame, of any type, as an array: text as objects."""
+    like = np.asarray(columns._meta)
+    shape = (np.nan, *like.shape[1:])
+    values = dask.delayed(np.asarray)
+    blocks = [
+        da.from_delayed(values(part), shape, dtype=like.dtype) for part in columns.to_delayed()
+    ]
+    return da.concatenate(blocks, allow_unknown_chunksizes=True)
 
 
 def aligned(name: str, array: Any, rows: da.Array) -> da.Array:

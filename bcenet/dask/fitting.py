@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -44,7 +45,7 @@ def fit(
     epochs: int = 10,
     local_steps: int | None = 50,
     outer_learning_rate: float = 1.0,
-    outer_momentum: float = 0.5,
+    outer_momentum: float = 0.8,
     sample_weight: Any = None,
     pos_weight: ArrayLike | None = None,
     label_smoothing: float = 0.0,
@@ -118,7 +119,7 @@ def fit(
         >>> X = da.from_array(np.array([[0.0], [3.0], [1.0], [2.0]]), chunks=(2, 1))
         >>> y = da.from_array(np.array([0, 1, 0, 1]), chunks=2)
         >>> net = bcenet.Network([1, 1], random_state=0)
-        >>> with Client(processes=False, dashboard_address=None) as client:
+        >>> with Client(processes=False, dashboard_address=":0") as client:
         ...     history = bcenet.dask.fit(client, net, X, y, learning_rate=0.1, epochs=100)
         >>> history.loss[-1] < 0.3
         True
@@ -187,15 +188,27 @@ class Cluster:
             raise RuntimeError(
                 f"client must have at least one worker; there is none after {PATIENCE:g} s"
             ) from error
-        # `eval`, so that a worker whose bcenet is too old to have this module can answer.
-        versions = self._client.run(eval, "__import__('bcenet').__version__", on_error="return")
         here = rounds.build()
-        for worker, version in versions.items():
+        # `eval`, so that a worker whose bcenet is too old to have this module can answer.
+        for worker, version in self._ask(eval, "__import__('bcenet').__version__").items():
             if isinstance(version, Exception):
                 raise RuntimeError(f"worker {worker} must have bcenet {here['bcenet']}: {version}")
             rounds.check_build({"bcenet": here["bcenet"]}, {"bcenet": version}, f"worker {worker}")
-        for worker, build in self._client.run(rounds.build).items():
+        for worker, build in self._ask(rounds.build).items():
             rounds.check_build(here, build, f"worker {worker}")
+
+    def _ask(self, function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+        """Each worker's answer, or the exception it raised, but for workers that are lost now."""
+        begun = time.monotonic()
+        while True:
+            try:
+                answers = self._client.run(function, *arguments, on_error="return")
+            except (OSError, KeyError):  # of Dask, for a worker lost before it was asked
+                if time.monotonic() - begun > PATIENCE:
+                    raise
+                time.sleep(0.1)
+                continue
+            return {w: a for w, a in answers.items() if not isinstance(a, (OSError, KeyError))}
 
     def take(self, network: Network, blocks: list[collections.Block], missing: bool) -> None:
         """Let the workers read and check the rows, and keep them."""
@@ -250,6 +263,9 @@ class Cluster:
         while True:
             try:
                 distributed.wait(futures, timeout=1.0)
+                for future in futures:  # of several errors the first part's
+                    if future.status == "error":
+                        future.result()
                 return self._client.gather(futures)
             except TimeoutError:
                 if any(future.status in ("cancelled", "lost") for future in futures):
@@ -261,7 +277,7 @@ class Cluster:
                         "the Dask cluster must have a scheduler and at least one worker; there "
                         f"was none for {PATIENCE:g} s"
                     ) from None
-            except distributed.client.FutureCancelledError as error:
+            except CancelledError as error:
                 raise RuntimeError(_LOST) from error
             except distributed.scheduler.KilledWorker as error:
                 raise RuntimeError(

@@ -215,9 +215,10 @@ class _Shards:
 
     def _read(self) -> list[rounds.Part]:
         """The shards of this process: neighbours, for they lie together in a file."""
-        X, y, weight = (None if a is None else checks.real_array("X", a) for a in self._data)
-        assert X is not None
-        assert y is not None
+        X, y = (checks.real_array(name, a) for name, a in zip("Xy", self._data[:2], strict=True))
+        weight = self._data[2]
+        if weight is not None:
+            weight = checks.real_array("sample_weight", weight)
         n = X.shape[0] if X.ndim else 0
         count = checks.integer("shards", self._count, 1, max(n, 1))
         rank, size = self._comm.Get_rank(), self._comm.Get_size()

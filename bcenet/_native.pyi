@@ -80,6 +80,7 @@ class Engine:
         out: np.ndarray,
         threads: int,
     ) -> int: ...
+    def update(self, rate: float = 1) -> int: ...
     def logits(
         self,
         x: Source | SparseSource,

@@ -272,6 +272,11 @@ class GradientPass:
 
     def __call__(self, parameters: np.ndarray) -> tuple[float, np.ndarray]:
         """(mean loss, its gradient, flat and float64); a loss that is not finite gives NaN."""
+        loss, weight, gradient = self.sums(parameters)
+        return loss / weight * self._labels, gradient / weight * self._labels
+
+    def sums(self, parameters: np.ndarray) -> tuple[float, float, np.ndarray]:
+        """(loss, weight, gradient of the loss) summed over the rows: nothing is divided yet."""
         self._engine.load("parameters", parameters)
         total = np.zeros(parameters.size)
         loss = weight = 0.0
@@ -283,13 +288,13 @@ class GradientPass:
             if pending is not None:
                 raise pending
             if passed.status != "done":
-                return np.nan, np.full(parameters.size, np.nan)
+                return np.nan, np.nan, np.full(parameters.size, np.nan)
             if passed.weight > 0:
                 self._engine.store("gradient", self._flat)
                 total += passed.weight / self._labels * self._flat.astype(np.float64)
             loss += passed.loss
             weight += passed.weight
-        return loss / weight * self._labels, total / weight * self._labels
+        return loss, weight, total
 
     def publish(self, parameters: np.ndarray, to: np.ndarray) -> None:
         """Copy parameters to where others read them, in one call: never a mixture."""

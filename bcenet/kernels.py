@@ -360,6 +360,10 @@ class Engine:
         status = self._engine.gradients(*sources, batch_size, out, self._threads)
         return self._native.STATUSES[status]
 
+    def update(self, rate: float = 1.0) -> str:
+        """A step with the loaded gradient, at ``rate`` times the learning rate: a status."""
+        return self._native.STATUSES[self._engine.update(rate)]
+
     def logits(self, x: Any, out: np.ndarray, *, seed: int | None = None, epoch: int = 0) -> str:
         """The logits of one batch as a step on it computes them: a status."""
         status = self._engine.logits(x, out, self._threads, seed, epoch)

@@ -52,6 +52,28 @@ def minimize(
 ) -> None:
     """Train a network in place; ``after(loss, penalty)`` follows every iteration, True stops.
 
+    Raises: as `minimize_with`.
+    """
+    objective = plan.objective
+    gradient_pass = GradientPass(network, rows, objective.unpenalized(), plan.n_threads)
+    try:
+        minimize_with(gradient_pass, network, divisor(network, rows, objective), plan, after)
+    finally:
+        gradient_pass.close()
+
+
+def minimize_with(
+    gradient_pass: Any,
+    network: Network,
+    weight: float,
+    plan: Any,
+    after: Callable[[float, float], bool],
+) -> None:
+    """`minimize`, with a `GradientPass` or what is called and publishes like one.
+
+    Arguments:
+        weight: `divisor` of the rows.
+
     Raises: ImportError without SciPy; ValueError for options that L-BFGS has no place for;
     NonFiniteError where the loss is not finite at the start, or an iteration overflows.
     """
@@ -60,9 +82,7 @@ def minimize(
     except ImportError as error:
         raise ImportError("optimizer 'lbfgs' needs SciPy: pip install 'bcenet[lbfgs]'") from error
     _refuse(network, plan)
-    objective = plan.objective
-    penalty = Penalty(network.shape, objective, divisor(network, rows, objective))
-    gradient_pass = GradientPass(network, rows, objective.unpenalized(), plan.n_threads)
+    penalty = Penalty(network.shape, plan.objective, weight)
 
     def evaluate(w: np.ndarray) -> tuple[float, np.ndarray]:
         loss, gradient = gradient_pass(w.astype(network.dtype))
@@ -93,25 +113,22 @@ def minimize(
             raise StopIteration
 
     start = network.parameters.astype(np.float64)
-    try:
-        if not math.isfinite(evaluate(start)[0]):
-            raise non_finite("before the first iteration")
-        scipy_minimize(
-            evaluate,
-            start,
-            jac=True,
-            method="L-BFGS-B",
-            callback=iterated,
-            options={
-                "maxiter": plan.epochs,
-                "maxfun": plan.optimizer.max_evaluations,
-                "maxcor": plan.optimizer.memory,
-                "gtol": plan.optimizer.tol,
-                "ftol": 64 * np.finfo(np.float64).eps,
-            },
-        )
-    finally:
-        gradient_pass.close()
+    if not math.isfinite(evaluate(start)[0]):
+        raise non_finite("before the first iteration")
+    scipy_minimize(
+        evaluate,
+        start,
+        jac=True,
+        method="L-BFGS-B",
+        callback=iterated,
+        options={
+            "maxiter": plan.epochs,
+            "maxfun": plan.optimizer.max_evaluations,
+            "maxcor": plan.optimizer.memory,
+            "gtol": plan.optimizer.tol,
+            "ftol": 64 * np.finfo(np.float64).eps,
+        },
+    )
 
 
 def _refuse(network: Network, plan: Any) -> None:

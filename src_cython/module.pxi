@@ -966,7 +966,7 @@ cdef class Engine:
         for holder, name, value in counters:
             setattr(holder, name, value)
 
-    cdef prepare_job(self, Job* job, x, Source y, Source weight, Source offset):
+    cdef void begin_job(self, Job* job):
         memset(job, 0, sizeof(Job))
         job.plan = &self.plan
         job.owner = <void*> self
@@ -975,6 +975,9 @@ cdef class Engine:
         job.bad_layer = NO_LAYER
         job.next_poll = bcn_nanoseconds() + POLL_NANOSECONDS
         job.at = -1
+
+    cdef prepare_job(self, Job* job, x, Source y, Source weight, Source offset):
+        self.begin_job(job)
         if self.plan.sparse:
             job.rows = (<SparseSource?> x).rows
             job.entries = (<SparseSource> x).entries
@@ -1080,6 +1083,23 @@ cdef class Engine:
             out, batches * flat_count(&self.plan, GRADIENT) * self.plan.item_size, True)
         self.run(&job, batch_size, 0, batches, GRADIENT_ONLY, threads)
         return <int> job.status
+
+    def update(self, double rate=1):
+        """One step of the optimizer with the gradient that was loaded: how a staged step ends.
+
+        ``rate`` is a factor of the learning rate. Returns a status, as `train` does.
+        """
+        cdef Job job
+        self.begin_job(&job)
+        self.plan.steps += 1
+        prepare(&job.step, &self.plan.hyper, rate, self.plan.steps)
+        with nogil:
+            if not bcn_team_started(&self.plan.team):
+                bcn_team_start(&self.plan.team, self.plan.threads, self.plan.members, work_item)
+            bcn_team_begin(&self.plan.team, &job)
+            staged_update(&job)
+            bcn_team_end(&self.plan.team)
+        return <int> (DONE if job.bad_layer == NO_LAYER else BAD_PARAMETERS)
 
     def logits(self, x not None, out, int threads, seed=None, uint32_t epoch=0):
         """The logits of one batch as a step on it would compute them."""

@@ -28,11 +28,15 @@ class Rows(Record):
     def n(self) -> int:
         return self.X.shape[0]
 
+    def part(self, chosen: Any) -> Rows:
+        """Some of the rows: a slice or positions."""
+        return Rows(*(None if array is None else array[chosen] for array in self.arrays()))
+
     def most_entries(self, rows: int) -> int:
         return most_entries(self.X, rows)
 
     def sources(self) -> Sources:
-        x, y, weight, offset = self._arrays()
+        x, y, weight, offset = self.arrays()
         return (
             kernels.source(x),
             kernels.source(y),
@@ -40,7 +44,7 @@ class Rows(Record):
             kernels.optional_source(offset),
         )
 
-    def _arrays(self) -> tuple[Any, Any, Any, Any]:
+    def arrays(self) -> tuple[Any, Any, Any, Any]:
         return self.X, self.y, self.weight, self.offset
 
 

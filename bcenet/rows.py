@@ -29,10 +29,10 @@ class Rows(Record):
 
     def part(self, chosen: Any) -> Rows:
         """Some of the rows: a slice or positions."""
-        return Rows(*(None if array is None else array[chosen] for array in self._arrays()))
+        return Rows(*(None if array is None else array[chosen] for array in self.arrays()))
 
     def sources(self) -> Sources:
-        x, y, weight, offset = self._arrays()
+        x, y, weight, offset = self.arrays()
         return (
             kernels.source(x),
             kernels.source(y),
@@ -40,8 +40,15 @@ class Rows(Record):
             kernels.optional_source(offset),
         )
 
-    def _arrays(self) -> tuple[Any, Any, Any, Any]:
+    def arrays(self) -> tuple[Any, Any, Any, Any]:
         return self.X, self.y, self.weight, self.offset
+
+
+class Stream:
+    """Rows that come window by window: what `bcenet.data.Dataset` is to `bcenet.fit`."""
+
+    def windows(self, dtype: Any, missing: bool, **options: Any) -> Any:
+        raise NotImplementedError
 
 
 def check(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from bcenet.objective import Objective, drop_rates
 from bcenet.records import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from numpy.typing import ArrayLike
 
@@ -67,8 +69,8 @@ class Plan(Record):
 
 def fit(
     network: Network,
-    X: ArrayLike,
-    y: ArrayLike,
+    X: ArrayLike | rows_.Stream,
+    y: ArrayLike | None = None,
     *,
     optimizer: str | optimizers.Optimizer = "adam",
     learning_rate: float | None = None,
@@ -103,7 +105,9 @@ def fit(
 
     Arguments:
         network: changed at the end of every epoch; training works on a private copy.
-        X: (n, inputs), finite, any real dtype and strides; read batch by batch, never copied.
+        X: (n, inputs), finite, any real dtype and strides; read batch by batch, never copied. Or
+            a `bcenet.data.Dataset`, without y and sample_weight, which it brings itself: its rows
+            are read window by window in another thread and taken in the order of its ``order``.
         y: (n,) for one output or (n, k) for k: labels, or probabilities in [0, 1]. Both classes
             must be there, unless an optimizer object goes from one part of the data to the next.
         optimizer: "sgd", "adam", "adamw", "amsgrad", "rmsprop", "lion", "lbfgs", or an object such
@@ -113,9 +117,11 @@ def fit(
         sample_weight: (n,) or y's shape, not negative. pos_weight: of the positive terms, a
             number or (k,). label_smoothing: e in [0, 1]; targets become t (1 - e) + e / 2.
         validation_data: (X, y), (X, y, sample_weight) or (X, y, sample_weight, offset): its loss
-            is measured every epoch, with ``pos_weight`` and without smoothing and penalties.
+            is measured every epoch, with ``pos_weight`` and without smoothing and penalties. Or a
+            dataset, as X.
         callbacks: objects or callables: see `bcenet.callbacks`. True from on_epoch_end stops.
-        shuffle: take the rows in the order of `bcenet.training.row_order`, else as they lie.
+        shuffle: take the rows in the order of `bcenet.training.row_order` (of a dataset: in that
+            of its ``order``), else as they lie.
         n_threads: None chooses from the work, the affinity mask and the CPU quota.
         random_state: seed of the shuffling and of dropout. An optimizer object keeps its first
             one unless another is given.
@@ -139,7 +145,8 @@ def fit(
     Raises: ValueError and TypeError naming the argument; RuntimeError if the network or the
     optimizer is being fitted by another thread; NonFiniteError when the loss, the parameters
     or the optimizer's state leave the finite numbers: the network then holds the weights before
-    that step. Ctrl-C raises KeyboardInterrupt within 100 ms and leaves the last whole step.
+    that step. Ctrl-C raises KeyboardInterrupt within 100 ms and leaves the last whole step, and
+    so does what goes wrong in reading a dataset: DataChangedError where a file changes.
 
     Example:
         >>> import bcenet, numpy as np
@@ -194,9 +201,18 @@ def _fit(
         raise TypeError(f"network must be a bcenet.Network; got {checks.describe(network)}")
     plan = _plan(network, **options)
     hooks = callbacks_.Callbacks(callbacks)
-    rows = rows_.check(network, X, y, sample_weight, offset, missing=plan.objective.masked)
-    if not isinstance(options["optimizer"], optimizers.Optimizer):
-        _check_classes(rows.y, plan.objective.masked)
+    check_classes = not isinstance(options["optimizer"], optimizers.Optimizer)
+    masked = plan.objective.masked
+    rows: Any
+    if isinstance(X, rows_.Stream):
+        rows = _check_dataset(network, X, masked, check_classes, (y, sample_weight, offset))
+        _warn_of_drift(rows, rows.scan(network.dtype, masked))
+        if isinstance(plan.optimizer, optimizers.LBFGS):
+            raise ValueError("optimizer must take steps for a dataset; got 'lbfgs'")
+    else:
+        rows = rows_.check(network, X, y, sample_weight, offset, missing=masked)
+        if check_classes:
+            _check_classes(rows.y, masked)
     validation = _check_validation(network, validation_data, plan.objective.masked)
     if callbacks_.shows_progress() and not hooks.show_progress:
         hooks.append(callbacks_.ProgressBar())
@@ -211,7 +227,8 @@ def _fit(
         held.append(plan.optimizer._in_use)
 
         def train() -> None:
-            course.run(lambda: _train(_Run(network, rows, plan), course))
+            make = _StreamRun if isinstance(rows, rows_.Stream) else _Run
+            course.run(lambda: _train(make(network, rows, plan), course))
 
     kernels.exclusively(held, train)
     return course.history
@@ -271,7 +288,7 @@ class _Course:
         network: Network,
         plan: Plan,
         hooks: callbacks_.Callbacks,
-        validation: rows_.Rows | None,
+        validation: rows_.Rows | rows_.Stream | None,
     ) -> None:
         self.history = History()
         self.state = callbacks_.State(network, plan.optimizer, self.history, plan.epochs)
@@ -306,9 +323,14 @@ class _Course:
         )
         return self._hooks.call("on_epoch_end", state) or stop
 
-    def _validation_loss(self, rows: rows_.Rows) -> float:
+    def _validation_loss(self, rows: Any) -> float:
         objective = self._plan.objective.unsmoothed()
-        total, weight = gradients.losses_of(self._network, rows, objective, self._plan.n_threads)
+        total = weight = 0.0
+        parts = _in_windows(self._network, rows, objective.masked)
+        with contextlib.closing(parts):
+            for part in parts:
+                sums = gradients.losses_of(self._network, part, objective, self._plan.n_threads)
+                total, weight = total + sums[0], weight + sums[1]
         return total / weight * (self._network.layer_sizes[-1] if objective.label_sum else 1)
 
 
@@ -326,7 +348,7 @@ def _train(run: _Run, course: _Course) -> None:
 class _Run:
     """The engine of one fit, and what it publishes to the network, optimizer and averages."""
 
-    def __init__(self, network: Network, rows: rows_.Rows, plan: Plan) -> None:
+    def __init__(self, network: Network, rows: Any, plan: Plan) -> None:
         self.network = network
         self.plan = plan
         self.rows = rows
@@ -337,7 +359,6 @@ class _Run:
         self._batches = math.ceil(rows.n / self._batch_size)
         if plan.schedule is not None:
             plan.schedule.begin(plan.epochs, rows.n, optimizer.epoch)
-        self._sources = rows.sources()
         step = 3 * network._work(self._batch_size)
         whole = 3 * network._work(rows.n) * plan.epochs
         self._engine = kernels.Engine(
@@ -392,61 +413,93 @@ class _Run:
         self._engine.close()
 
     def _train(
-        self, order: np.ndarray | None, rates: np.ndarray | None, batches: int
+        self,
+        rows: rows_.Rows,
+        order: np.ndarray | None,
+        rates: np.ndarray | None,
+        batches: int,
+        seed: int,
     ) -> kernels.Pass:
         plan = self.plan
         return self._engine.train(
-            self._sources,
+            rows.sources(),
             self._batch_size,
             range(batches),
             order=order,
             rates=None if rates is None else rates[:batches],
             stage=plan.stage,
-            seed=None if plan.drop_rates is None else plan.seed,
+            seed=None if plan.drop_rates is None else seed,
             epoch=plan.optimizer.epoch,
         )
 
-    def epoch(self, number: int) -> tuple[float, float]:
-        """One epoch: its mean loss and penalty. Publishes, also before it raises."""
-        plan = self.plan
-        optimizer = plan.optimizer
-        order = rates = None
-        if plan.shuffle:
-            order = kernels.row_order(plan.seed, optimizer.epoch, self.rows.n)
+    def _steps(
+        self,
+        rows: rows_.Rows,
+        order: np.ndarray | None,
+        rates: np.ndarray | None,
+        batches: int,
+        seed: int,
+    ) -> tuple[kernels.Pass, BaseException | None]:
+        """Batches of rows; at a bad step the state before it. And the exception of a signal."""
+        passed = self._train(rows, order, rates, batches, seed)
+        pending = self._engine.take_pending()
+        if passed.status == "bad parameters":
+            # The step is done; the state before it comes from what was kept.
+            self._restore()
+            self._train(rows, order, rates, passed.batch, seed)
+            pending = pending or self._engine.take_pending()
+        return passed, pending
+
+    def _begin_epoch(self) -> np.ndarray | None:
+        """The factors of the learning rate, one a batch."""
+        plan, optimizer = self.plan, self.plan.optimizer
+        rates = None
         self.learning_rate = optimizer.learning_rate
         if plan.schedule is not None:
             rates = _rates(plan.schedule, optimizer.epoch, self._batches)
             self.learning_rate *= float(rates[-1])
         self._engine.configure(optimizer.native_hyper())
-        passed = self._train(order, rates, self._batches)
-        pending = self._engine.take_pending()
-        if passed.status == "bad parameters":
-            # The step is done; the state before it comes from the start of the epoch.
-            self._restore()
-            self._train(order, rates, passed.batch)
-            pending = pending or self._engine.take_pending()
-        done = passed.status == "done"
-        averaging = plan.averaging
-        if done and averaging is not None and averaging.averages_epoch(number, plan.epochs):
+        return rates
+
+    def _end_epoch(self, number: int, done: bool) -> None:
+        """Publish; of a whole epoch, its average too."""
+        averaging = self.plan.averaging
+        if done and averaging is not None and averaging.averages_epoch(number, self.plan.epochs):
             self._engine.average()
-        self._publish(optimizer.epoch + done)
+        self._publish(self.plan.optimizer.epoch + done)
+
+    def _means(self, loss: float, penalty: float, weight: float) -> tuple[float, float]:
+        labels = self.network.layer_sizes[-1] if self.plan.objective.label_sum else 1
+        return loss / weight * labels, penalty / weight * labels
+
+    def epoch(self, number: int) -> tuple[float, float]:
+        """One epoch: its mean loss and penalty. Publishes, also before it raises."""
+        plan = self.plan
+        order = None
+        if plan.shuffle:
+            order = kernels.row_order(plan.seed, plan.optimizer.epoch, self.rows.n)
+        rates = self._begin_epoch()
+        passed, pending = self._steps(self.rows, order, rates, self._batches, plan.seed)
+        done = passed.status == "done"
+        self._end_epoch(number, done)
         if pending is not None:
             raise pending
         if not done:
-            self._raise_non_finite(passed.status, passed.batch, passed.layer, order)
-        labels = self.network.layer_sizes[-1] if plan.objective.label_sum else 1
-        return passed.loss / passed.weight * labels, passed.penalty / passed.weight * labels
+            self._raise_non_finite(passed, passed.batch, self.rows, order)
+        return self._means(passed.loss, passed.penalty, passed.weight)
 
     def _raise_non_finite(
-        self, status: str, batch: int, layer: int, order: np.ndarray | None
+        self, passed: kernels.Pass, batch: int, rows: rows_.Rows, order: np.ndarray | None
     ) -> None:
-        first = batch * self._batch_size
+        """The error of a bad pass over rows; ``batch`` is the bad one's number in the epoch."""
+        first = passed.batch * self._batch_size
         chosen: Any = slice(first, first + self._batch_size)
         if order is not None:
             chosen = order[chosen]
         what = "the step overflowed the parameters, the statistics or the optimizer's state"
-        if status == "bad loss":
-            layer = gradients.first_bad_layer(self._trained(), self.rows.X[chosen])
+        layer = passed.layer
+        if passed.status == "bad loss":
+            layer = gradients.first_bad_layer(self._trained(), rows.X[chosen])
             what = "the loss is not finite"
         epoch = self.plan.optimizer.epoch + 1
         raise NonFiniteError(
@@ -464,6 +517,94 @@ class _Run:
         if averaging is None or averaging.raw is None:
             return self.network
         return Network.from_config(self.network.config(), averaging.raw, self.network.statistics)
+
+
+class _StreamRun(_Run):
+    """A run over a dataset: a pass of the engine for each of its windows.
+
+    Batches are cut from the whole sequence of an epoch's rows, as if they lay in memory in its
+    order: what a window leaves over is put in front of the next one.
+    """
+
+    def __init__(self, network: Network, rows: Any, plan: Plan) -> None:
+        self._counts: tuple[int, int] | None = None
+        super().__init__(network, rows, plan)
+        first = plan.optimizer.epoch
+        self._reader = rows.windows(
+            network.dtype,
+            plan.objective.masked,
+            room=self._batch_size - 1,
+            seed=plan.seed,
+            epochs=range(first, first + plan.epochs),
+            shuffle=plan.shuffle,
+        )
+
+    def close(self) -> None:
+        """End the threads: the engine's and the reader's."""
+        try:
+            super().close()
+        finally:
+            self._reader.close()
+
+    def _keep(self) -> None:
+        """What `_restore` goes back to: the state before a window."""
+        for part, array in self._kept:
+            self._engine.store(part, array)
+        self._counts = self._engine.steps, self._engine.averaged
+
+    def _restore(self) -> None:
+        super()._restore()
+        if self._counts is not None:
+            self._engine.steps, self._engine.averaged = self._counts
+
+    def epoch(self, number: int) -> tuple[float, float]:
+        """One epoch: its mean loss and penalty. Publishes, also before it raises."""
+        size = self._batch_size
+        done = 0
+        sums = np.zeros(3)
+        left: list[Any] = []  # rows of the window before
+        last = bad = False
+        try:
+            rates = self._begin_epoch()
+            while not (last or bad):
+                window = self._reader.next()
+                last = window.last
+                rows, order = self._with_left(window, left)
+                batches = -(-rows.n // size) if last else rows.n // size
+                self._keep()
+                its_rates = None if rates is None else rates[done : done + batches]
+                passed, pending = self._steps(rows, order, its_rates, batches, window.seed)
+                if pending is not None:
+                    raise pending
+                bad = passed.status != "done"
+                done += passed.batch if bad else batches
+                sums += passed.loss, passed.penalty, passed.weight
+                rest: Any = slice(batches * size, None)
+                if order is not None:
+                    rest = order[rest]
+                left = [None if array is None else array[rest].copy() for array in rows.arrays()]
+                if not bad:
+                    self._reader.release(window)
+        except BaseException:
+            self._end_epoch(number, False)
+            raise
+        self._end_epoch(number, not bad)
+        if bad:
+            self._raise_non_finite(passed, done, rows, order)
+        return self._means(*sums.tolist())
+
+    def _with_left(self, window: Any, left: list[Any]) -> tuple[rows_.Rows, np.ndarray | None]:
+        """A window's rows behind those left over, and the order of them all."""
+        count = len(left[0]) if left else 0
+        arrays = window.part(slice(window.room - count, window.room + window.rows))
+        order = window.order
+        if count:
+            for array, before in zip(arrays, left, strict=False):
+                if array is not None:
+                    array[:count] = before
+            if order is not None:
+                order = np.concatenate([np.arange(count, dtype=order.dtype), order + count])
+        return rows_.Rows(*arrays, None), order
 
 
 def _rates(schedule: Any, epoch: int, batches: int) -> np.ndarray:
@@ -499,9 +640,64 @@ def _check_classes(targets: np.ndarray, masked: bool) -> None:
         raise ValueError(f"y must hold both classes; got only {int(total > 0)}")
 
 
-def _check_validation(network: Network, validation_data: Any, missing: bool) -> rows_.Rows | None:
+def _check_dataset(
+    network: Network, dataset: Any, missing: bool, classes: bool, apart: tuple[Any, ...] = ()
+) -> Any:
+    """The dataset, read once for its targets; ValueError where it does not fit the network."""
+    if any(argument is not None for argument in apart):
+        raise ValueError("y, sample_weight and offset must be None beside a dataset as X")
+    inputs, outputs = network.layer_sizes[0], network.rows_shape(1)[1:]
+    if len(dataset.columns) != inputs:
+        raise ValueError(f"X must have {inputs} columns; the dataset has {len(dataset.columns)}")
+    if dataset.labels != outputs:
+        wanted = ("n", *outputs)
+        raise ValueError(f"y must have shape {wanted}; the dataset's has {('n', *dataset.labels)}")
+    found = dataset.scan(network.dtype, missing)
+    if not found.labels or not found.weight > 0:
+        raise ValueError(f"y must hold labels that weigh something; got none in {dataset}")
+    if classes and found.positive in (0.0, found.labels):
+        raise ValueError(f"y must hold both classes; got only {int(found.positive > 0)}")
+    return dataset
+
+
+# Windows whose mean targets differ by more, in standard deviations of the targets, are told of.
+_MUCH_DRIFT = 0.05
+
+
+def _warn_of_drift(dataset: Any, found: Any) -> None:
+    mean = found.positive / found.labels
+    if found.drift > _MUCH_DRIFT * math.sqrt(mean * (1 - mean)):
+        warnings.warn(
+            f"the rows are not in random order: the mean of y is {mean:.3g}, and from "
+            f"{found.lowest:.3g} to {found.highest:.3g} in parts of the data; between windows of "
+            f"{dataset.window_rows} rows it will differ by about {found.drift:.2g} "
+            "(bcenet shuffle writes the rows in random order)",
+            stacklevel=4,
+        )
+
+
+def _in_windows(network: Network, rows: Any, missing: bool) -> Generator[rows_.Rows, None, None]:
+    """Rows in memory as they are; a dataset's, window by window as they lie."""
+    if not isinstance(rows, rows_.Stream):
+        yield rows
+        return
+    reader = rows.windows(network.dtype, missing, room=0, seed=0, epochs=range(1), shuffle=False)
+    try:
+        last = False
+        while not last:
+            window = reader.next()
+            last = window.last
+            yield rows_.Rows(*window.part(slice(window.rows)), None)
+            reader.release(window)
+    finally:
+        reader.close()
+
+
+def _check_validation(network: Network, validation_data: Any, missing: bool) -> Any:
     if validation_data is None:
         return None
+    if isinstance(validation_data, rows_.Stream):
+        return _check_dataset(network, validation_data, missing, False)
     if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3, 4):
         raise ValueError(
             "validation_data must be (X, y), (X, y, sample_weight) or "

@@ -73,10 +73,11 @@ class _ArrowFile(_File):
                 yield {name: self._column(name, batch.column(name)) for name in names}
 
     def _column(self, name: str, column: Any) -> np.ndarray:
-        values = column.to_numpy(zero_copy_only=False)
-        if column.null_count and values.dtype.kind != "f":
+        import pyarrow
+
+        if column.null_count and not pyarrow.types.is_floating(column.type):
             raise DataFormatError(f"{self.path}: column {name!r} has a missing value")
-        return values
+        return column.to_numpy(zero_copy_only=False)
 
 
 class _ParquetFile(_ArrowFile):

@@ -248,6 +248,10 @@ class Dataset(rows_.Stream):
             chosen &= (hashes < np.uint64(bound)) == below
         return chosen
 
+    def _units(self) -> range:
+        """The source's units as they lie; one, where its rows come in one sequence."""
+        return range(1 if self._lengths is None else len(self._lengths))
+
     def order(self, seed: int, epoch: int, shuffle: bool = True) -> np.ndarray:
         """The positions of the rows in the order in which an epoch (from 0) takes them.
 
@@ -290,7 +294,7 @@ class Dataset(rows_.Stream):
         rows = checks.integer("rows", rows, 1)
         reader = self._source.open()
         try:
-            walk = _Walk(self, reader, range(len(self._lengths or [0])))
+            walk = _Walk(self, reader, self._units())
             while True:
                 window = Window(self, rows, 0)
                 count = walk.fill(window, None)
@@ -326,7 +330,7 @@ class Dataset(rows_.Stream):
         sums, counts, rows = [], [], []
         weight = 0.0
         try:
-            walk = _Walk(self, reader, range(len(self._lengths or [0])), with_x=False)
+            walk = _Walk(self, reader, self._units(), with_x=False)
             window = Window(self, BLOCK_ROWS, 0, with_x=False)
             while True:
                 count = walk.fill(window, check)

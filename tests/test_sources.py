@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import bcenet
 from bcenet.data import open_dataset
-from bcenet.data.dataset import _hash
+from bcenet.data.dataset import random_bits
 
 ROWS, INPUTS = 10_007, 3
 
@@ -139,7 +139,7 @@ def test_every_source_gives_the_same_rows(kind, tmp_path, rows, table):
 def test_parts_are_chosen_by_position_alone(kind, tmp_path, rows, table):
     dataset = opened(kind, tmp_path, rows, table)
     rest, part = dataset.split(0.2, seed=9)
-    hashes = _hash(np.arange(ROWS, dtype=np.uint64), 9)
+    hashes = random_bits(np.arange(ROWS, dtype=np.uint64), 9)
     chosen = hashes < np.uint64(int(0.2 * 2.0**64))
     for found, mask in [(part, chosen), (rest, ~chosen)]:
         X, y, weight = together(found.blocks(1000))
@@ -150,14 +150,14 @@ def test_parts_are_chosen_by_position_alone(kind, tmp_path, rows, table):
         np.testing.assert_array_equal(np.sort(found.order(1, 0)), np.flatnonzero(mask))
 
 
-def test_hashes_are_spread_evenly():
+def testrandom_bitses_are_spread_evenly():
     # 100 bins of 1e5 positions: chi squared with 99 degrees of freedom, below 160 but for a
     # chance of 1e-4; fixed seeds, so it is decided here and now.
     for seed in (0, 1, 2**63):
-        hashes = _hash(np.arange(100_000, dtype=np.uint64), seed)
+        hashes = random_bits(np.arange(100_000, dtype=np.uint64), seed)
         counts = np.bincount((hashes >> np.uint64(32)) * np.uint64(100) >> np.uint64(32))
         assert np.sum((counts - 1000.0) ** 2 / 1000) < 160
-    assert _hash(np.array([0], np.uint64), 0) != _hash(np.array([0], np.uint64), 1)
+    assert random_bits(np.array([0], np.uint64), 0) != random_bits(np.array([0], np.uint64), 1)
 
 
 def test_a_part_of_a_part(rows):

@@ -3,5 +3,6 @@
 from bcenet.data.arrays import as_table
 from bcenet.data.dataset import Dataset, open_dataset
 from bcenet.data.files import read_table
+from bcenet.data.shuffling import shuffle
 
-__all__ = ["Dataset", "as_table", "open_dataset", "read_table"]
+__all__ = ["Dataset", "as_table", "open_dataset", "read_table", "shuffle"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -65,12 +65,20 @@ class _ArrowFile(_File):
     kind: str
     schema: Any
 
-    def _tables(self, batches: Any, names: list[str]) -> Iterator[dict[str, np.ndarray]]:
+    def batches(self, handle: Any, unit: int, names: list[str]) -> Iterator[Any]:
+        """The record batches of a unit."""
         with self.errors(self.kind):
-            for batch in batches:
+            for batch in self._batches(handle, unit, names):
                 batch.validate()
                 self.stamp.check()
-                yield {name: self._column(name, batch.column(name)) for name in names}
+                yield batch
+
+    def _batches(self, handle: Any, unit: int, names: list[str]) -> Iterable[Any]:
+        raise NotImplementedError
+
+    def parts(self, handle: Any, unit: int, names: list[str]) -> Iterator[dict[str, np.ndarray]]:
+        for batch in self.batches(handle, unit, names):
+            yield {name: self._column(name, batch.column(name)) for name in names}
 
     def _column(self, name: str, column: Any) -> np.ndarray:
         import pyarrow
@@ -102,11 +110,10 @@ class _ParquetFile(_ArrowFile):
             pyarrow.OSFile(self.path), page_checksum_verification=True, buffer_size=1 << 20
         )
 
-    def parts(self, handle: Any, unit: int, names: list[str]) -> Iterator[dict[str, np.ndarray]]:
-        batches = handle.iter_batches(
+    def _batches(self, handle: Any, unit: int, names: list[str]) -> Iterable[Any]:
+        return handle.iter_batches(
             batch_size=_PARQUET_ROWS, row_groups=[unit], columns=names, use_threads=False
         )
-        return self._tables(batches, names)
 
 
 class _IpcFile(_ArrowFile):
@@ -130,8 +137,8 @@ class _IpcFile(_ArrowFile):
     def open(self, names: list[str]) -> Any:
         return _IpcHandle(self, names)
 
-    def parts(self, handle: Any, unit: int, names: list[str]) -> Iterator[dict[str, np.ndarray]]:
-        return self._tables(map(handle.reader.get_batch, [unit]), names)
+    def _batches(self, handle: Any, unit: int, names: list[str]) -> Iterable[Any]:
+        return map(handle.reader.get_batch, [unit])
 
 
 class _IpcHandle:
@@ -161,7 +168,7 @@ class _CsvFile(_File):
         super().__init__(path)
         self.units = []
         self._places: list[tuple[int, int, int]] = []  # offset, bytes, first line
-        self._header = b""
+        self.header = b""
         with open(path, "rb") as file:
             if file.peek(2)[:2] == b"\x1f\x8b":
                 raise DataFormatError(
@@ -186,10 +193,10 @@ class _CsvFile(_File):
         """Check a part and note where it lies; the offset and the line after it."""
         if not data.strip(b"\r\n"):
             return at + len(data), line + data.count(b"\n")
-        if not self._header:
+        if not self.header:
             layout = csv_part(self.path, data)
             self.names = layout.names
-            self._header = data[: layout.below]
+            self.header = data[: layout.below]
             at, line = at + layout.below, line + layout.header_lines
             data = data[layout.below :]
             if not data:
@@ -200,7 +207,7 @@ class _CsvFile(_File):
         return at + len(data), line + len(layout.line_ends) - layout.header_lines
 
     def _layout(self, data: bytes, line: int) -> Any:
-        layout = csv_part(self.path, self._header + data, line)
+        layout = csv_part(self.path, self.header + data, line)
         layout.check_records()
         return layout
 
@@ -210,14 +217,17 @@ class _CsvFile(_File):
         return file
 
     def parts(self, handle: Any, unit: int, names: list[str]) -> Iterator[dict[str, np.ndarray]]:
+        yield csv_numbers(self.layout(handle, unit), names)
+
+    def layout(self, handle: Any, unit: int) -> Any:
+        """The header and the records of a unit, as they stand."""
         at, size, line = self._places[unit]
         data = bytearray(size)
         count = os.preadv(handle.fileno(), [data], at)
         self.stamp.check(handle.fileno())
         if count < size:
             raise DataFormatError(f"{self.path}: cut off")
-        layout = self._layout(bytes(data), line)
-        yield csv_numbers(layout, names)
+        return self._layout(bytes(data), line)
 
 
 def _last_line_end(data: bytes) -> int:
@@ -228,7 +238,7 @@ def _last_line_end(data: bytes) -> int:
     return end
 
 
-_KINDS = {
+KINDS = {
     ".parquet": _ParquetFile,
     ".pq": _ParquetFile,
     ".arrow": _IpcFile,
@@ -236,7 +246,6 @@ _KINDS = {
     ".ipc": _IpcFile,
     ".csv": _CsvFile,
 }
-SUFFIXES = tuple(_KINDS)
 
 
 class FilesSource(Source):
@@ -244,7 +253,7 @@ class FilesSource(Source):
 
     def __init__(self, paths: list[str], target: Any, columns: Any, weight: Any) -> None:
         require_pyarrow()
-        kinds = {_KINDS[os.path.splitext(path)[1].lower()] for path in paths}
+        kinds = {KINDS[os.path.splitext(path)[1].lower()] for path in paths}
         if len(kinds) > 1:
             raise ValueError(f"the files must be of one kind; got {', '.join(paths[:4])}")
         kind = kinds.pop()

@@ -94,7 +94,7 @@ def _source(source: Any, target: Any, columns: Any, weight: Any) -> Source:
             )
         return _arrays(source[0], columns, *source[1:])
     if is_path(source):
-        paths = _paths(os.fspath(source))
+        paths = paths_of(os.fspath(source))
     elif isinstance(source, list) and source and all(map(is_path, source)):
         paths = [os.fspath(path) for path in source]
     elif isinstance(source, np.ndarray) and source.dtype.names is None:
@@ -137,7 +137,7 @@ def _arrays(X: Any, columns: Any, y: Any, weight: Any = None) -> Source:
     return ArraySource(X, y, weight)
 
 
-def _paths(path: str) -> list[str]:
+def paths_of(path: str) -> list[str]:
     """A file's path, or those of all data files in a folder, sorted."""
     known = (".npy", ".parquet", ".pq", ".arrow", ".feather", ".ipc", ".csv")
     if not os.path.isdir(path):
@@ -225,7 +225,7 @@ class Dataset(rows_.Stream):
             >>> X, y = np.zeros((1000, 2)), np.arange(1000) % 2
             >>> train, held_out = bcenet.data.open_dataset((X, y)).split(0.1)
             >>> train.scan().n, held_out.scan().n
-            (893, 107)
+            (898, 102)
         """
         share = checks.number("fraction", fraction, 0.0, 1.0, open_minimum=True, open_maximum=True)
         seed = checks.integer("seed", seed, 0, 2**64 - 1)
@@ -244,7 +244,7 @@ class Dataset(rows_.Stream):
         positions = np.arange(start, start + count, dtype=np.uint64)
         chosen = np.ones(count, bool)
         for seed, bound, below in self._parts:
-            hashes = _hash(positions, seed)
+            hashes = random_bits(positions, seed)
             chosen &= (hashes < np.uint64(bound)) == below
         return chosen
 
@@ -375,7 +375,7 @@ class Dataset(rows_.Stream):
         return Summary(n, labels, positive, weight, drift, lowest, highest)
 
 
-def _hash(positions: np.ndarray, seed: int) -> np.ndarray:
+def random_bits(positions: np.ndarray, seed: int) -> np.ndarray:
     """64 random bits a position: SplitMix64 from a state that the seed chooses."""
     start = _mixed(seed)
     z = positions * np.uint64(_GOLDEN) + np.uint64(start)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import tempfile
 
 import numpy as np
 import polars
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bcenet
-from bcenet.data import open_dataset
+from bcenet.data import arrow_sources, open_dataset, values
 from bcenet.data.dataset import random_bits
 
 ROWS, INPUTS = 10_007, 3
@@ -343,6 +344,49 @@ def test_lines_of_long_csv_files(tmp_path):
         lines[110_000] = bad
         path.write_text('x,y,"z\nz"\n\n' + "\n".join(lines) + "\n")
         with pytest.raises(bcenet.DataFormatError, match=rf"line {2 + 1 + 220_000 + 1}.*{words}"):
+            list(open_dataset(path, target="y", columns=["x"]).blocks())
+
+
+CELLS = st.sampled_from(["0", "1", " 1 ", '"0"', '"1"', "0.5", '"0.25"', "", '""', "NA", "1e-3"])
+ENDS = st.sampled_from(["\n", "\r\n", "\n\n", "\r\n\r\n"])
+TEXTS = st.sampled_from(["a", '"b,c"', '"d\ne"', '"f""g"', '"\r\n"', "", '"é\n\n"'])
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    rows=st.lists(st.tuples(CELLS, TEXTS, CELLS, ENDS), min_size=1, max_size=12),
+    size=st.integers(1, 40),
+    lead=st.sampled_from(["", "\n", "\r\n\n", "\ufeff"]),
+    last=st.booleans(),
+)
+def test_parts_of_a_csv_file_are_the_file(rows, size, lead, last):
+    """However small the parts, the numbers are those of the table read whole."""
+    text = lead + 'x,"te\nxt",y\n' + "".join(f"{x},{t},{y}{end}" for x, t, y, end in rows)
+    data = (text if last else text.rstrip("\r\n")).encode()
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arrow_sources, "_CSV_BYTES", size)
+        path = os.path.join(folder, "t.csv")
+        with open(path, "wb") as file:
+            file.write(data)
+        whole = bcenet.data.read_table(path)
+        dataset = open_dataset(path, target="y", columns=["x"])
+        X, y = together(dataset.blocks(5))
+    for found, name in ((X[:, 0], "x"), (y, "y")):
+        texts = [None if t in values.MISSING_VALUES else float(t) for t in whole[name]]
+        np.testing.assert_array_equal(found, np.array(texts, float))
+
+
+@settings(max_examples=30, deadline=None)
+@given(bad=st.integers(0, 29), size=st.integers(1, 60), wide=st.booleans())
+def test_a_bad_line_is_named_whatever_the_parts(bad, size, wide):
+    lines = [f'{i},"a\nb",1' for i in range(30)]
+    lines[bad] = '1,"a",2,3' if wide else '1x,"a",1'
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arrow_sources, "_CSV_BYTES", size)
+        path = os.path.join(folder, "t.csv")
+        with open(path, "w") as file:
+            file.write("\n".join(["y,t,x", *lines]))
+        with pytest.raises(bcenet.DataFormatError, match=rf"line {2 + 2 * bad}[:,]"):
             list(open_dataset(path, target="y", columns=["x"]).blocks())
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bcenet.data.files import csv_numbers, csv_part
+from bcenet.data.files import csv_numbers, csv_part, csv_records
 from bcenet.data.sources import Choice, Reader, Source, Stamp, copy_columns, is_numeric, refuse_text
 from bcenet.errors import DataFormatError
 
@@ -217,17 +217,25 @@ class _CsvFile(_File):
         return file
 
     def parts(self, handle: Any, unit: int, names: list[str]) -> Iterator[dict[str, np.ndarray]]:
-        yield csv_numbers(self.layout(handle, unit), names)
+        columns = csv_records(self._read(handle, unit), self.names, names)
+        if columns is None:
+            columns = csv_numbers(self.layout(handle, unit), names)
+        if len(columns[names[0]]) != self.units[unit]:
+            raise DataFormatError(f"{self.path}: other rows than when it was opened")
+        yield columns
 
     def layout(self, handle: Any, unit: int) -> Any:
         """The header and the records of a unit, as they stand."""
-        at, size, line = self._places[unit]
+        return self._layout(self._read(handle, unit), self._places[unit][2])
+
+    def _read(self, handle: Any, unit: int) -> bytes:
+        at, size, _ = self._places[unit]
         data = bytearray(size)
         count = os.preadv(handle.fileno(), [data], at)
         self.stamp.check(handle.fileno())
         if count < size:
             raise DataFormatError(f"{self.path}: cut off")
-        return self._layout(bytes(data), line)
+        return bytes(data)
 
 
 def _last_line_end(data: bytes) -> int:

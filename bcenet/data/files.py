@@ -290,23 +290,14 @@ def _csv_texts(layout: _Layout, names: list[str]) -> dict[str, np.ndarray]:
 
 def _parse_csv(layout: _Layout, names: list[str], kind: Any, **options: Any) -> Any:
     """A pyarrow table of the named columns, all of one type; as many rows as the layout has."""
-    import pyarrow
-    from pyarrow import csv
-
-    places = [str(layout.names.index(name)) for name in names]
-    longest = int((layout.ends - layout.starts).max())
-    table = csv.read_csv(
-        pyarrow.py_buffer(memoryview(layout.data)[layout.starts[0] :]),
-        csv.ReadOptions(
-            use_threads=False,  # a pool of a thread a core would outlive the call
-            column_names=[str(i) for i in range(len(layout.names))],
-            skip_rows_after_names=1,  # the header, which may have several lines
-            block_size=max(1 << 20, 2 * longest),  # a block must hold a whole record
-        ),
-        csv.ParseOptions(newlines_in_values=True),
-        csv.ConvertOptions(
-            include_columns=places, column_types=dict.fromkeys(places, kind), **options
-        ),
+    table = _parse_records(
+        memoryview(layout.data)[layout.starts[0] :],
+        layout.names,
+        names,
+        kind,
+        header=True,
+        longest=int((layout.ends - layout.starts).max()),
+        **options,
     )
     if table.num_rows != len(layout.starts) - 1:
         raise DataFormatError(
@@ -314,6 +305,35 @@ def _parse_csv(layout: _Layout, names: list[str], kind: Any, **options: Any) -> 
             f"but {table.num_rows} parsed"
         )
     return table
+
+
+def _parse_records(
+    data: Any,
+    all_names: list[str],
+    names: list[str],
+    kind: Any,
+    *,
+    header: bool,
+    longest: int,
+    **options: Any,
+) -> Any:
+    import pyarrow
+    from pyarrow import csv
+
+    places = [str(all_names.index(name)) for name in names]
+    return csv.read_csv(
+        pyarrow.py_buffer(data),
+        csv.ReadOptions(
+            use_threads=False,  # a pool of a thread a core would outlive the call
+            column_names=[str(i) for i in range(len(all_names))],
+            skip_rows_after_names=int(header),  # it may have several lines
+            block_size=max(1 << 20, 2 * longest),  # a block must hold a whole record
+        ),
+        csv.ParseOptions(newlines_in_values=True),
+        csv.ConvertOptions(
+            include_columns=places, column_types=dict.fromkeys(places, kind), **options
+        ),
+    )
 
 
 def csv_part(source: str, data: bytes, first_line: int | None = None) -> _Layout:
@@ -330,19 +350,37 @@ def csv_part(source: str, data: bytes, first_line: int | None = None) -> _Layout
     return layout
 
 
-def csv_numbers(layout: _Layout, names: list[str]) -> dict[str, np.ndarray]:
-    """Columns of a checked layout as float64, NaN where a value is missing.
+def csv_records(
+    data: bytes, all_names: list[str], names: list[str]
+) -> dict[str, np.ndarray] | None:
+    """Columns of checked records without a header as float64, NaN where a value is missing.
 
-    Raises: DataFormatError for a text that is no number, with its line and column.
+    None where a text is no number as it stands: `csv_numbers` knows more.
     """
     import pyarrow
 
     try:
-        table = _parse_csv(layout, names, pyarrow.float64(), null_values=list(MISSING_VALUES))
-    except pyarrow.ArrowException:  # a text: to be found by its line, or blanks around "?"
-        columns = _csv_texts(layout, names)
-        return {name: _numbers(layout, name, column) for name, column in columns.items()}
+        table = _parse_records(
+            data,
+            all_names,
+            names,
+            pyarrow.float64(),
+            header=False,
+            longest=len(data),
+            null_values=list(MISSING_VALUES),
+        )
+    except pyarrow.ArrowException:  # a text, or blanks around a missing value
+        return None
     return {name: arrow_column(column) for name, column in zip(names, table.columns, strict=True)}
+
+
+def csv_numbers(layout: _Layout, names: list[str]) -> dict[str, np.ndarray]:
+    """The same of a checked layout, whose texts may be anything.
+
+    Raises: DataFormatError for a text that is no number, with its line and column.
+    """
+    columns = _csv_texts(layout, names)
+    return {name: _numbers(layout, name, column) for name, column in columns.items()}
 
 
 def _numbers(layout: _Layout, name: str, texts: np.ndarray) -> np.ndarray:

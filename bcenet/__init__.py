@@ -7,7 +7,7 @@ from typing import Any
 from bcenet.averaging import EMA, SWA
 from bcenet.callbacks import ProgressBar
 from bcenet.config import __version__, get_include, show_config
-from bcenet.errors import DataFormatError, ModelFormatError, NonFiniteError
+from bcenet.errors import DataChangedError, DataFormatError, ModelFormatError, NonFiniteError
 from bcenet.gradients import check_gradient
 from bcenet.history import History
 from bcenet.losses import FocalLoss, bce_gradient, bce_loss, bce_loss_gradient, sigmoid
@@ -23,6 +23,7 @@ __all__ = [
     "AMSGrad",
     "Adam",
     "AdamW",
+    "DataChangedError",
     "DataFormatError",
     "FocalLoss",
     "History",
@@ -40,6 +41,7 @@ __all__ = [
     "bce_loss_gradient",
     "calibration",
     "check_gradient",
+    "data",
     "fit",
     "get_include",
     "load",
@@ -57,6 +59,7 @@ _LATER = {
     "Model": ("bcenet.model", "Model"),
     "Trainer": ("bcenet.trainer", "Trainer"),
     "calibration": ("bcenet.calibration", None),
+    "data": ("bcenet.data", None),
     "load": ("bcenet.model", "load_network"),
     "load_model": ("bcenet.model", "load_model"),
     "metrics": ("bcenet.metrics", None),

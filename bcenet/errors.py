@@ -28,3 +28,7 @@ class ModelFormatError(ValueError):
 
 class DataFormatError(ValueError):
     """A data file cannot be read as a table; the message names the file, line and column."""
+
+
+class DataChangedError(ValueError):
+    """A file, or what gives batches, changed while it was read; the message names it."""

@@ -100,22 +100,28 @@ def first_bad(array: np.ndarray, dtype: np.dtype, wanted: str) -> int:
     return native.find_bad(source(array), dtype.itemsize, native.CHECKS[wanted])[0]
 
 
-def check_values(name: str, array: np.ndarray, dtype: np.dtype, wanted: str) -> float:
+def check_values(
+    name: str, array: np.ndarray, dtype: np.dtype, wanted: str, first_row: int = 0
+) -> float:
     """Refuse the first value that is not ``wanted`` once it is in ``dtype``.
 
-    Returns the sum where weights are checked.
+    The message counts rows from ``first_row``. Returns the sum where weights are checked.
     """
     native = _dispatch.native
     index, total = native.find_bad(source(array), dtype.itemsize, native.CHECKS[wanted])
     if index >= 0:
-        raise_bad_value(name, array, index, wanted, dtype)
+        raise_bad_value(name, array, index, wanted, dtype, first_row)
     return total
 
 
-def raise_bad_value(name: str, array: np.ndarray, index: int, wanted: str, dtype: np.dtype) -> None:
+def raise_bad_value(
+    name: str, array: np.ndarray, index: int, wanted: str, dtype: np.dtype, first_row: int = 0
+) -> None:
     """The ValueError for the value at a flat index, with its row and column."""
     position = [int(i) for i in np.unravel_index(index, array.shape)]
     value = array[tuple(position)].item()
+    if position:
+        position[0] += first_row
     places = ("row", "column") if len(position) <= 2 else ("index",) * len(position)
     where = ", ".join(f"{place} {i}" for place, i in zip(places, position, strict=False))
     note = f" (in {dtype})" if np.isfinite(value) and "finite" in wanted and value >= 0 else ""
@@ -223,6 +229,11 @@ class Pass(Record):
     weight: float
     penalty: float
     layer: int
+
+    @property
+    def sums(self) -> tuple[float, float, float]:
+        """Loss, weight and penalty."""
+        return self.loss, self.weight, self.penalty
 
 
 class Engine:

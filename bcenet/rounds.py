@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from bcenet import _dispatch, checks, kernels, lbfgs, optimizers, training
+from bcenet import _dispatch, checks, kernels, lbfgs, optimizers, runs, training
 from bcenet import callbacks as callbacks_
 from bcenet import rows as rows_
 from bcenet.config import __version__
@@ -453,7 +453,7 @@ class _Run:
         self._engine.configure(optimizer.native_hyper())
         rates = None
         if schedule is not None:
-            rates = training._rates(schedule, optimizer.epoch, self._factors)
+            rates = runs.rates_of(schedule, optimizer.epoch, self._factors)
         loss = weight = penalty = 0.0
         for number in range(self._rounds):
             request = self.request(self._network, number, rates)

@@ -53,6 +53,17 @@ def most_entries(X: Any, rows: int) -> int:
     return sparse.most_entries(X, rows) if sparse.is_sparse(X) else -1
 
 
+class Stream:
+    """Rows that come window by window: what `bcenet.data.Dataset` is to `bcenet.fit`."""
+
+    def windows(self, dtype: Any, missing: bool, **options: Any) -> Any:
+        raise NotImplementedError
+
+    def most_entries(self, rows: int) -> int:
+        """As of dense `Rows`."""
+        return -1
+
+
 def check(
     network: Network,
     X: Any,

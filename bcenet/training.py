@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bcenet import averaging as averaging_
 from bcenet import callbacks as callbacks_
-from bcenet import checks, gradients, kernels, optimizers, sparse, threads
+from bcenet import checks, gradients, kernels, optimizers, runs, sparse
 from bcenet import rows as rows_
-from bcenet.errors import NonFiniteError
 from bcenet.history import History
 from bcenet.network import Network
 from bcenet.objective import Objective, drop_rates
 from bcenet.records import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from numpy.typing import ArrayLike
 
@@ -51,10 +52,6 @@ def row_order(seed: int, epoch: int, n: int) -> np.ndarray:
     )
 
 
-_Sums = tuple[float, float, float]  # of loss, weight and penalty, over batches of an epoch
-_BEGINNING: tuple[int, _Sums] = (0, (0.0, 0.0, 0.0))
-
-
 class Plan(Record):
     """The checked options of a fit, but for its rows."""
 
@@ -74,7 +71,7 @@ class Plan(Record):
 def fit(
     network: Network,
     X: ArrayLike,
-    y: ArrayLike,
+    y: ArrayLike | None = None,
     *,
     optimizer: str | optimizers.Optimizer = "adam",
     learning_rate: float | None = None,
@@ -113,7 +110,9 @@ def fit(
     Arguments:
         network: changed at the end of every epoch; training works on a private copy.
         X: (n, inputs), finite, any real dtype and strides; read batch by batch, never copied. Or
-            a sparse matrix or array of SciPy's, with the bits of the same rows made dense.
+            a sparse matrix or array of SciPy's, with the bits of the same rows made dense. Or a
+            `bcenet.data.Dataset`, without y and sample_weight, which it brings itself: its rows
+            are read window by window in another thread and taken in the order of its ``order``.
         y: (n,) for one output or (n, k) for k: labels, or probabilities in [0, 1]. Both classes
             must be there, unless an optimizer object goes from one part of the data to the next.
         optimizer: "sgd", "adam", "adamw", "amsgrad", "rmsprop", "lion", "lbfgs", or an object such
@@ -157,7 +156,8 @@ def fit(
     or the optimizer's state leave the finite numbers: the network then holds the weights before
     that step. Ctrl-C raises KeyboardInterrupt and leaves the last whole step: within 100 ms, or
     when a large step that has begun to change parameters is done. OSError if a checkpoint can't be
-    written, the one before being left as it was.
+    written, the one before being left as it was; DataChangedError where a dataset's file changes
+    while it is read, with the last whole step kept.
 
     Example:
         >>> import bcenet, numpy as np
@@ -218,11 +218,19 @@ def _fit(
         raise TypeError(f"network must be a bcenet.Network; got {checks.describe(network)}")
     plan = _plan(network, **options)
     hooks = callbacks_.Callbacks(callbacks)
-    rows = rows_.check(network, X, y, sample_weight, offset, missing=plan.objective.masked)
-    if plan.objective.lazy:
-        _check_lazy(rows, plan)
-    if not isinstance(options["optimizer"], optimizers.Optimizer):
-        _check_classes(rows.y, plan.objective.masked)
+    check_classes = not isinstance(options["optimizer"], optimizers.Optimizer)
+    masked = plan.objective.masked
+    rows: Any
+    if isinstance(X, rows_.Stream):
+        rows = _check_dataset(network, X, masked, check_classes, (y, sample_weight, offset))
+        _refuse_for_datasets(plan, checkpoint)
+        _warn_of_drift(rows, rows.scan(network.dtype, masked))
+    else:
+        rows = rows_.check(network, X, y, sample_weight, offset, missing=masked)
+        if plan.objective.lazy:
+            _check_lazy(rows, plan)
+        if check_classes:
+            _check_classes(rows.y, masked)
     validation = _check_validation(network, validation_data, plan.objective.masked)
     writer = None
     if checkpoint is not None:
@@ -249,7 +257,8 @@ def _fit(
         held.append(plan.optimizer._in_use)
 
         def train() -> None:
-            course.run(lambda: _train(_Run(network, rows, plan), course, writer))
+            run = runs.StreamRun if isinstance(rows, rows_.Stream) else runs.Run
+            course.run(lambda: _train(run(network, rows, plan), course, writer))
 
     kernels.exclusively(held, train)
     return course.history
@@ -408,7 +417,7 @@ def _resume(
     course = _Course(network, plan, hooks, validation, saved)
 
     def train() -> None:
-        course.run(lambda: _train(_Run(network, rows, plan, saved), course, writer))
+        course.run(lambda: _train(runs.Run(network, rows, plan, saved), course, writer))
 
     kernels.exclusively([network._fitting, plan.optimizer._in_use], train)
     return Resumed(network, course.history, plan.optimizer, plan.schedule, plan.averaging)
@@ -487,7 +496,7 @@ class _Course:
         network: Network,
         plan: Plan,
         hooks: callbacks_.Callbacks,
-        validation: rows_.Rows | None,
+        validation: Any,
         saved: Saved | None = None,
     ) -> None:
         self.history = History()
@@ -546,13 +555,18 @@ class _Course:
         )
         return self.callbacks.call("on_epoch_end", state) or stop
 
-    def _validation_loss(self, rows: rows_.Rows) -> float:
+    def _validation_loss(self, rows: Any) -> float:
         objective = self._plan.objective.unsmoothed()
-        total, weight = gradients.losses_of(self._network, rows, objective, self._plan.n_threads)
+        total = weight = 0.0
+        parts = _in_windows(self._network, rows, objective.masked)
+        with contextlib.closing(parts):
+            for part in parts:
+                sums = gradients.losses_of(self._network, part, objective, self._plan.n_threads)
+                total, weight = total + sums[0], weight + sums[1]
         return total / weight * (self._network.layer_sizes[-1] if objective.label_sum else 1)
 
 
-def _train(run: _Run, course: _Course, writer: Writer | None) -> None:
+def _train(run: runs.Run, course: _Course, writer: Writer | None) -> None:
     """Epoch after epoch, and the end of the threads."""
     try:
         if writer is not None:
@@ -562,7 +576,7 @@ def _train(run: _Run, course: _Course, writer: Writer | None) -> None:
         run.close()
 
 
-def _epochs(run: _Run, course: _Course, writer: Writer | None) -> None:
+def _epochs(run: runs.Run, course: _Course, writer: Writer | None) -> None:
     """Epoch after epoch; Ctrl-C, or what else is to end the process, leaves a checkpoint."""
     try:
         while not course.is_over:
@@ -575,212 +589,6 @@ def _epochs(run: _Run, course: _Course, writer: Writer | None) -> None:
             writer.rescue()
             run.publish_last_step()
         raise
-
-
-class _Run:
-    """The engine of one fit, and what it publishes to the network, optimizer and averages."""
-
-    def __init__(
-        self, network: Network, rows: rows_.Rows, plan: Plan, saved: Saved | None = None
-    ) -> None:
-        self.network = network
-        self.plan = plan
-        self.rows = rows
-        optimizer, averaging = plan.optimizer, plan.averaging
-        if plan.schedule is not None and saved is None:
-            plan.schedule.begin(plan.epochs, rows.n, optimizer.epoch)
-        optimizer.begin(network.parameters)
-        optimizer.seed = plan.seed
-        self._batch_size = min(plan.batch_size, rows.n)
-        self.batches = math.ceil(rows.n / self._batch_size)
-        self._sources = rows.sources()
-        step = 3 * network._work(self._batch_size)
-        whole = 3 * network._work(rows.n) * plan.epochs
-        self.engine = kernels.Engine(
-            network.shape,
-            network.dtype,
-            self._batch_size,
-            threads.choose_for_steps(plan.n_threads, step, whole),
-            hyper=optimizer.native_hyper(),
-            objective=plan.objective.native(),
-            drop_rates=plan.drop_rates,
-            batch_statistics=True,
-            averages=averaging is not None,
-            entries=rows.most_entries(self._batch_size),
-        )
-        self.learning_rate = optimizer.learning_rate
-        # What the engine holds, and where it is published to.
-        states = list(zip(("first", "second", "third"), optimizer.state.values(), strict=False))
-        self._held = [("statistics", network.statistics), *states]
-        if averaging is None:
-            self._held.append(("parameters", network.parameters))
-        else:
-            averaging.begin(network.parameters)
-            self._held += [("parameters", averaging.raw), ("average", averaging.average)]
-        # Where a bad epoch is replayed from: the same as last published, and the batches of the
-        # epoch that were done then, with their sums.
-        self._kept = [(part, array.copy()) for part, array in self._held]
-        self._kept_at: tuple[int, _Sums] = _BEGINNING
-        if saved is not None:
-            self._take_up(saved)
-        self._restore()
-
-    def _take_up(self, saved: Saved) -> None:
-        from bcenet.model_file import content_of
-
-        with content_of(saved.path):
-            for part, array in self._kept:
-                array[...] = saved.tensors[part]
-            at = saved.config["at"]
-            batch = checks.integer("batch", at["batch"], 0, self.batches)
-            loss, weight, penalty = (checks.number("sums", value) for value in at["sums"])
-            self._kept_at = batch, (loss, weight, penalty)
-
-    def _restore(self) -> None:
-        for part, array in self._kept:
-            self.engine.load(part, array)
-        self.engine.steps = self.plan.optimizer.step
-        if self.plan.averaging is not None:
-            self.engine.averaged = self.plan.averaging.count
-        batch, sums = self._kept_at
-        self.engine.progress = (self.plan.optimizer.epoch, batch, *sums)
-
-    def parts(self) -> dict[str, np.ndarray]:
-        """What the engine holds now."""
-        result = {part: np.empty_like(array) for part, array in self._kept}
-        for part, array in result.items():
-            self.engine.store(part, array)
-        return result
-
-    def _publish(self, epoch: int) -> None:
-        """Copy all out of the engine at once, and count the epochs of the optimizer."""
-        averaging = self.plan.averaging
-        parts = self._kept + self._held
-        counters = [
-            (self.plan.optimizer, "step", self.engine.steps),
-            (self.plan.optimizer, "epoch", epoch),
-        ]
-        if averaging is not None:
-            averaged = self.engine.averaged
-            counters.append((averaging, "count", averaged))
-            parts.append(("average" if averaged else "parameters", self.network.parameters))
-            if not averaged:
-                parts.append(("parameters", averaging.average))
-        self.engine.publish(parts, counters)
-        self._kept_at = _BEGINNING
-
-    def publish_last_step(self) -> None:
-        """Publish the steps of an epoch that was left, if there are any."""
-        progress = self.engine.progress
-        if progress is not None and progress[0] == self.plan.optimizer.epoch and progress[1] > 0:
-            self._publish(self.plan.optimizer.epoch)
-
-    def take_into_average(self, number: int) -> None:
-        """Take an epoch whose steps are done into an average of epochs, unless that is done."""
-        averaging, engine = self.plan.averaging, self.engine
-        if averaging is None or not averaging.averages_epoch(number, self.plan.epochs):
-            return
-        in_checkpoint = self._kept_at[0] == self.batches
-        published = engine.progress is None or engine.progress[0] != self.plan.optimizer.epoch
-        if not in_checkpoint and not published and engine.averaged == averaging.count:
-            engine.average()
-
-    def close(self) -> None:
-        """End the threads."""
-        self.engine.close()
-
-    def _train(
-        self, order: np.ndarray | None, rates: np.ndarray | None, batches: range, sums: _Sums
-    ) -> kernels.Pass:
-        plan = self.plan
-        return self.engine.train(
-            self._sources,
-            self._batch_size,
-            batches,
-            sums=sums,
-            order=order,
-            rates=None if rates is None else rates[: batches.stop],
-            stage=plan.stage,
-            seed=None if plan.drop_rates is None else plan.seed,
-            epoch=plan.optimizer.epoch,
-        )
-
-    def epoch(self, number: int, writer: Writer | None = None) -> tuple[float, float]:
-        """One epoch: its mean loss and penalty. Publishes, also before it raises."""
-        plan = self.plan
-        optimizer = plan.optimizer
-        order = rates = None
-        if plan.shuffle:
-            order = kernels.row_order(plan.seed, optimizer.epoch, self.rows.n)
-        self.learning_rate = optimizer.learning_rate
-        if plan.schedule is not None:
-            rates = _rates(plan.schedule, optimizer.epoch, self.batches)
-            self.learning_rate *= float(rates[-1])
-        self.engine.configure(optimizer.native_hyper())
-        first, sums = self._kept_at
-        while True:
-            stop = self.batches if writer is None else writer.next_stop(first)
-            passed = self._train(order, rates, range(first, stop), sums)
-            pending = self.engine.take_pending()
-            if pending is not None or passed.status != "done" or stop == self.batches:
-                break
-            first, sums = stop, (passed.loss, passed.weight, passed.penalty)
-            if writer is not None:
-                writer.write()
-        if passed.status == "bad parameters":
-            # The step is done; the state before it comes from where it was last published.
-            self._restore()
-            first, sums = self._kept_at
-            self._train(order, rates, range(first, passed.batch), sums)
-            pending = pending or self.engine.take_pending()
-        done = passed.status == "done" and stop == self.batches
-        if done:
-            self.take_into_average(number)
-        self._publish(optimizer.epoch + done)
-        if pending is not None:
-            raise pending
-        if passed.status != "done":
-            self._raise_non_finite(passed.status, passed.batch, passed.layer, order)
-        labels = self.network.layer_sizes[-1] if plan.objective.label_sum else 1
-        return passed.loss / passed.weight * labels, passed.penalty / passed.weight * labels
-
-    def _raise_non_finite(
-        self, status: str, batch: int, layer: int, order: np.ndarray | None
-    ) -> None:
-        first = batch * self._batch_size
-        chosen: Any = slice(first, first + self._batch_size)
-        if order is not None:
-            chosen = order[chosen]
-        what = "the step overflowed the parameters, the statistics or the optimizer's state"
-        if status == "bad loss":
-            layer = gradients.first_bad_layer(self._trained(), self.rows.X[chosen])
-            what = "the loss is not finite"
-        epoch = self.plan.optimizer.epoch + 1
-        raise NonFiniteError(
-            f"training left the finite numbers in epoch {epoch}, batch {batch}, layer {layer}: "
-            f"{what}; the network holds the weights before this step "
-            "(try a smaller learning_rate, or scale the columns of X)",
-            epoch=epoch,
-            batch=batch,
-            layer=layer,
-        )
-
-    def _trained(self) -> Network:
-        """The network with the parameters that are trained, where it holds their average."""
-        averaging = self.plan.averaging
-        if averaging is None or averaging.raw is None:
-            return self.network
-        return Network.from_config(self.network.config(), averaging.raw, self.network.statistics)
-
-
-def _rates(schedule: Any, epoch: int, batches: int) -> np.ndarray:
-    """The factors of an epoch's steps, as the engine reads them; a schedule may be the user's."""
-    rates = checks.real_array("schedule.factors()", schedule.factors(epoch, batches))
-    if rates.shape != (batches,):
-        raise ValueError(f"schedule.factors() must have shape ({batches},); got {rates.shape}")
-    rates = np.ascontiguousarray(rates, np.float64)
-    kernels.check_values("schedule.factors()", rates, rates.dtype, "finite and not negative")
-    return rates
 
 
 def seed_of(random_state: Any, optimizer: Any) -> int:
@@ -806,9 +614,76 @@ def _check_classes(targets: np.ndarray, masked: bool) -> None:
         raise ValueError(f"y must hold both classes; got only {int(total > 0)}")
 
 
-def _check_validation(network: Network, validation_data: Any, missing: bool) -> rows_.Rows | None:
+def _check_dataset(
+    network: Network, dataset: Any, missing: bool, classes: bool, apart: tuple[Any, ...] = ()
+) -> Any:
+    """The dataset, read once for its targets; ValueError where it does not fit the network."""
+    if any(argument is not None for argument in apart):
+        raise ValueError("y, sample_weight and offset must be None beside a dataset as X")
+    inputs, outputs = network.layer_sizes[0], network.rows_shape(1)[1:]
+    if len(dataset.columns) != inputs:
+        raise ValueError(f"X must have {inputs} columns; the dataset has {len(dataset.columns)}")
+    if dataset.labels != outputs:
+        wanted = ("n", *outputs)
+        raise ValueError(f"y must have shape {wanted}; the dataset's has {('n', *dataset.labels)}")
+    found = dataset.scan(network.dtype, missing)
+    if not found.labels or not found.weight > 0:
+        raise ValueError(f"y must hold labels that weigh something; got none in {dataset}")
+    if classes and found.positive in (0.0, found.labels):
+        raise ValueError(f"y must hold both classes; got only {int(found.positive > 0)}")
+    return dataset
+
+
+def _refuse_for_datasets(plan: Plan, checkpoint: Any) -> None:
+    """ValueError for what a fit of a dataset has no place for."""
+    given = {
+        "optimizer 'lbfgs'": isinstance(plan.optimizer, optimizers.LBFGS),
+        "lazy": plan.objective.lazy,
+        "checkpoint": checkpoint is not None,
+    }
+    for name, there in given.items():
+        if there:
+            raise ValueError(f"{name} must not be given with a dataset")
+
+
+# Windows whose mean targets differ by more, in standard deviations of the targets, are told of.
+_MUCH_DRIFT = 0.05
+
+
+def _warn_of_drift(dataset: Any, found: Any) -> None:
+    mean = found.positive / found.labels
+    if found.drift > _MUCH_DRIFT * math.sqrt(mean * (1 - mean)):
+        warnings.warn(
+            f"the rows are not in random order: the mean of y is {mean:.3g}, and from "
+            f"{found.lowest:.3g} to {found.highest:.3g} in parts of the data; between windows of "
+            f"{dataset.window_rows} rows it will differ by about {found.drift:.2g} "
+            "(bcenet shuffle writes the rows in random order)",
+            stacklevel=4,
+        )
+
+
+def _in_windows(network: Network, rows: Any, missing: bool) -> Generator[rows_.Rows, None, None]:
+    """Rows in memory as they are; a dataset's, window by window as they lie."""
+    if not isinstance(rows, rows_.Stream):
+        yield rows
+        return
+    reader = rows.windows(network.dtype, missing, room=0, seed=0, epochs=range(1), shuffle=False)
+    try:
+        last = False
+        while not last:
+            window = reader.next()
+            last = window.last
+            yield rows_.Rows(*window.part(slice(window.rows)), None)
+            reader.release(window)
+    finally:
+        reader.close()
+
+
+def _check_validation(network: Network, validation_data: Any, missing: bool) -> Any:
     if validation_data is None:
         return None
+    if isinstance(validation_data, rows_.Stream):
+        return _check_dataset(network, validation_data, missing, False)
     if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3, 4):
         raise ValueError(
             "validation_data must be (X, y), (X, y, sample_weight) or "

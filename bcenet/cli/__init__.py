@@ -17,13 +17,14 @@ from typing import Any, NoReturn
 
 import bcenet
 from bcenet import checks
-from bcenet.cli import bench, evaluate, info, predict, signals, train
+from bcenet.cli import bench, evaluate, info, predict, shuffle, signals, train
 
 _COMMANDS = {
     "train": train,
     "predict": predict,
     "evaluate": evaluate,
     "info": info,
+    "shuffle": shuffle,
     "bench": bench,
 }
 

@@ -21,13 +21,18 @@ def source_name(data: str) -> str:
 
 def read(data: str, columns: Sequence[str] | None = None) -> dict[str, np.ndarray]:
     """:func:`bcenet.data.read_table`, open to an interrupt before and after pyarrow's own work."""
+    prepare_pyarrow()
+    return read_table(data, columns=columns)
+
+
+def prepare_pyarrow() -> None:
+    """Import pyarrow, if it is there, and keep its hands off the signals."""
     with signals.deferred(), suppress(ImportError):  # read_table says what is missing
         import pyarrow.csv
         import pyarrow.parquet
 
         # The command handles signals itself; a second handler, in a thread, is one too many.
         pyarrow.enable_signal_handlers(False)
-    return read_table(data, columns=columns)
 
 
 def require_columns(

@@ -148,7 +148,8 @@ class _Layout:
         names: the column names, from the first record.
     """
 
-    def __init__(self, source: str, data: bytes) -> None:
+    def __init__(self, source: str, data: bytes, first_line: int | None = None) -> None:
+        """``first_line`` is that of the first byte below the header, where lines are left out."""
         self.source = source
         self.data = data
         octets = np.frombuffer(data, dtype=np.uint8)
@@ -171,6 +172,10 @@ class _Layout:
         self.starts, self.ends = starts[~empty], ends[~empty]
         self.empty_lines = starts[:-1][empty[:-1]]
         self.names = self._header()
+        #: Where the bytes below the header begin, and the line ends up to there.
+        self.below = int(self.starts[1]) if len(self.starts) > 1 else len(data)
+        self.header_lines = int(np.searchsorted(self.line_ends, self.below))
+        self._left_out = 0 if first_line is None else first_line - self.header_lines - 1
 
     def _header(self) -> list[str]:
         commas = self.commas[: np.searchsorted(self.commas, self.ends[0])]
@@ -195,7 +200,8 @@ class _Layout:
         return text
 
     def line(self, offset: int) -> int:
-        return int(np.searchsorted(self.line_ends, offset)) + 1
+        skipped = self._left_out if offset >= self.below else 0
+        return int(np.searchsorted(self.line_ends, offset)) + 1 + skipped
 
     def check_bytes(self) -> None:
         """Refuse NUL bytes and what is not UTF-8."""
@@ -259,43 +265,136 @@ class _Layout:
 
 
 def _read_csv(source: str, data: bytes, wanted: list[str] | None) -> dict[str, np.ndarray]:
-    import pyarrow
-    from pyarrow import csv
-
     layout = _Layout(source, _text_bytes(source, data))
     layout.check_bytes()
     layout.check_quotes()
     _check_header(layout)
     names = _select(source, layout.names, wanted)
     layout.check_records()
-    places = [str(layout.names.index(name)) for name in names]
-    longest = int((layout.ends - layout.starts).max())
+    return _csv_texts(layout, names)
+
+
+def _csv_texts(layout: _Layout, names: list[str]) -> dict[str, np.ndarray]:
+    """The columns of a checked layout as texts."""
+    import pyarrow
+
     try:
-        table = csv.read_csv(
-            pyarrow.py_buffer(memoryview(layout.data)[layout.starts[0] :]),
-            csv.ReadOptions(
-                use_threads=False,  # a pool of a thread a core would outlive the call
-                column_names=[str(i) for i in range(len(layout.names))],
-                skip_rows_after_names=1,  # the header, which may have several lines
-                block_size=max(1 << 20, 2 * longest),  # a block must hold a whole record
-            ),
-            csv.ParseOptions(newlines_in_values=True),
-            csv.ConvertOptions(
-                include_columns=places,
-                column_types=dict.fromkeys(places, pyarrow.string()),
-                strings_can_be_null=False,
-            ),
-        )
+        table = _parse_csv(layout, names, pyarrow.string(), strings_can_be_null=False)
     except pyarrow.ArrowException as error:
-        raise DataFormatError(f"{source}: not readable as CSV: {error}") from error
+        raise DataFormatError(f"{layout.source}: not readable as CSV: {error}") from error
+    return {
+        name: _csv_column(layout, name, column)
+        for name, column in zip(names, table.columns, strict=True)
+    }
+
+
+def _parse_csv(layout: _Layout, names: list[str], kind: Any, **options: Any) -> Any:
+    """A pyarrow table of the named columns, all of one type; as many rows as the layout has."""
+    table = _parse_records(
+        memoryview(layout.data)[layout.starts[0] :],
+        layout.names,
+        names,
+        kind,
+        header=True,
+        longest=int((layout.ends - layout.starts).max()),
+        **options,
+    )
     if table.num_rows != len(layout.starts) - 1:
         raise DataFormatError(
-            f"{source}: {len(layout.starts) - 1} rows in the file but {table.num_rows} parsed"
+            f"{layout.source}: {len(layout.starts) - 1} rows in the file "
+            f"but {table.num_rows} parsed"
         )
-    return {
-        name: _csv_column(layout, name, table.column(place))
-        for name, place in zip(names, places, strict=True)
-    }
+    return table
+
+
+def _parse_records(
+    data: Any,
+    all_names: list[str],
+    names: list[str],
+    kind: Any,
+    *,
+    header: bool,
+    longest: int,
+    **options: Any,
+) -> Any:
+    import pyarrow
+    from pyarrow import csv
+
+    places = [str(all_names.index(name)) for name in names]
+    return csv.read_csv(
+        pyarrow.py_buffer(data),
+        csv.ReadOptions(
+            use_threads=False,  # a pool of a thread a core would outlive the call
+            column_names=[str(i) for i in range(len(all_names))],
+            skip_rows_after_names=int(header),  # it may have several lines
+            block_size=max(1 << 20, 2 * longest),  # a block must hold a whole record
+        ),
+        csv.ParseOptions(newlines_in_values=True),
+        csv.ConvertOptions(
+            include_columns=places, column_types=dict.fromkeys(places, kind), **options
+        ),
+    )
+
+
+def csv_part(source: str, data: bytes, first_line: int | None = None) -> _Layout:
+    """The layout of a header and some whole records, checked but for their number of values.
+
+    ``first_line`` is the line of the first record in its file, None right below the header.
+    """
+    layout = _Layout(source, data, first_line)
+    layout.check_bytes()
+    layout.check_quotes()
+    if first_line is None:
+        _check_header(layout)
+        _select(source, layout.names, None)
+    return layout
+
+
+def csv_records(
+    data: bytes, all_names: list[str], names: list[str]
+) -> dict[str, np.ndarray] | None:
+    """Columns of checked records without a header as float64, NaN where a value is missing.
+
+    None where a text is no number as it stands: `csv_numbers` knows more.
+    """
+    import pyarrow
+
+    try:
+        table = _parse_records(
+            data,
+            all_names,
+            names,
+            pyarrow.float64(),
+            header=False,
+            longest=len(data),
+            null_values=list(MISSING_VALUES),
+        )
+    except pyarrow.ArrowException:  # a text, or blanks around a missing value
+        return None
+    return {name: arrow_column(column) for name, column in zip(names, table.columns, strict=True)}
+
+
+def csv_numbers(layout: _Layout, names: list[str]) -> dict[str, np.ndarray]:
+    """The same of a checked layout, whose texts may be anything.
+
+    Raises: DataFormatError for a text that is no number, with its line and column.
+    """
+    columns = _csv_texts(layout, names)
+    return {name: _numbers(layout, name, column) for name, column in columns.items()}
+
+
+def _numbers(layout: _Layout, name: str, texts: np.ndarray) -> np.ndarray:
+    values = np.full(len(texts), np.nan)
+    for row, text in enumerate(texts.tolist()):
+        if text not in MISSING_VALUES:
+            number = parse_numbers([text])
+            if number is None:
+                raise DataFormatError(
+                    f"{layout.source}, line {layout.line(layout.starts[1 + row])}, "
+                    f"column {name!r}: {text!r} is not a number"
+                )
+            values[row] = number[0]
+    return values
 
 
 def _text_bytes(source: str, data: bytes) -> bytes:

@@ -1,0 +1,341 @@
+"""The epochs of one fit: an engine, the rows it takes, and what it publishes after each."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bcenet import checks, gradients, kernels, threads
+from bcenet.errors import NonFiniteError
+from bcenet.network import Network
+from bcenet.rows import Rows
+
+if TYPE_CHECKING:
+    from bcenet.checkpoint import Saved, Writer
+    from bcenet.training import Plan
+
+Sums = tuple[float, float, float]  # of loss, weight and penalty, over batches of an epoch
+BEGINNING: tuple[int, Sums] = (0, (0.0, 0.0, 0.0))
+
+
+class Run:
+    """The engine of one fit, and what it publishes to the network, optimizer and averages."""
+
+    def __init__(self, network: Network, rows: Any, plan: Plan, saved: Saved | None = None) -> None:
+        self.network = network
+        self.plan = plan
+        self.rows = rows
+        optimizer, averaging = plan.optimizer, plan.averaging
+        if plan.schedule is not None and saved is None:
+            plan.schedule.begin(plan.epochs, rows.n, optimizer.epoch)
+        optimizer.begin(network.parameters)
+        optimizer.seed = plan.seed
+        self._batch_size = min(plan.batch_size, rows.n)
+        self.batches = math.ceil(rows.n / self._batch_size)
+        step = 3 * network._work(self._batch_size)
+        whole = 3 * network._work(rows.n) * plan.epochs
+        self.engine = kernels.Engine(
+            network.shape,
+            network.dtype,
+            self._batch_size,
+            threads.choose_for_steps(plan.n_threads, step, whole),
+            hyper=optimizer.native_hyper(),
+            objective=plan.objective.native(),
+            drop_rates=plan.drop_rates,
+            batch_statistics=True,
+            averages=averaging is not None,
+            entries=rows.most_entries(self._batch_size),
+        )
+        self.learning_rate = optimizer.learning_rate
+        # What the engine holds, and where it is published to.
+        states = list(zip(("first", "second", "third"), optimizer.state.values(), strict=False))
+        self._held = [("statistics", network.statistics), *states]
+        if averaging is None:
+            self._held.append(("parameters", network.parameters))
+        else:
+            averaging.begin(network.parameters)
+            self._held += [("parameters", averaging.raw), ("average", averaging.average)]
+        # Where a bad epoch is replayed from: the same as last published, and the batches of the
+        # epoch that were done then, with their sums.
+        self._kept = [(part, array.copy()) for part, array in self._held]
+        self._kept_at: tuple[int, Sums] = BEGINNING
+        if saved is not None:
+            self._take_up(saved)
+        self._restore()
+
+    def _take_up(self, saved: Saved) -> None:
+        from bcenet.model_file import content_of
+
+        with content_of(saved.path):
+            for part, array in self._kept:
+                array[...] = saved.tensors[part]
+            at = saved.config["at"]
+            batch = checks.integer("batch", at["batch"], 0, self.batches)
+            loss, weight, penalty = (checks.number("sums", value) for value in at["sums"])
+            self._kept_at = batch, (loss, weight, penalty)
+
+    def _restore(self) -> None:
+        for part, array in self._kept:
+            self.engine.load(part, array)
+        self.engine.steps = self.plan.optimizer.step
+        if self.plan.averaging is not None:
+            self.engine.averaged = self.plan.averaging.count
+        batch, sums = self._kept_at
+        self.engine.progress = (self.plan.optimizer.epoch, batch, *sums)
+
+    def parts(self) -> dict[str, np.ndarray]:
+        """What the engine holds now."""
+        result = {part: np.empty_like(array) for part, array in self._kept}
+        for part, array in result.items():
+            self.engine.store(part, array)
+        return result
+
+    def _publish(self, epoch: int) -> None:
+        """Copy all out of the engine at once, and count the epochs of the optimizer."""
+        averaging = self.plan.averaging
+        parts = self._kept + self._held
+        counters = [
+            (self.plan.optimizer, "step", self.engine.steps),
+            (self.plan.optimizer, "epoch", epoch),
+        ]
+        if averaging is not None:
+            averaged = self.engine.averaged
+            counters.append((averaging, "count", averaged))
+            parts.append(("average" if averaged else "parameters", self.network.parameters))
+            if not averaged:
+                parts.append(("parameters", averaging.average))
+        self.engine.publish(parts, counters)
+        self._kept_at = BEGINNING
+
+    def publish_last_step(self) -> None:
+        """Publish the steps of an epoch that was left, if there are any."""
+        progress = self.engine.progress
+        if progress is not None and progress[0] == self.plan.optimizer.epoch and progress[1] > 0:
+            self._publish(self.plan.optimizer.epoch)
+
+    def take_into_average(self, number: int) -> None:
+        """Take an epoch whose steps are done into an average of epochs, unless that is done."""
+        averaging, engine = self.plan.averaging, self.engine
+        if averaging is None or not averaging.averages_epoch(number, self.plan.epochs):
+            return
+        in_checkpoint = self._kept_at[0] == self.batches
+        published = engine.progress is None or engine.progress[0] != self.plan.optimizer.epoch
+        if not in_checkpoint and not published and engine.averaged == averaging.count:
+            engine.average()
+
+    def close(self) -> None:
+        """End the threads."""
+        self.engine.close()
+
+    def _train(
+        self,
+        rows: Rows,
+        batches: range,
+        sums: Sums,
+        *,
+        order: np.ndarray | None,
+        rates: np.ndarray | None,
+        seed: int,
+    ) -> kernels.Pass:
+        plan = self.plan
+        return self.engine.train(
+            rows.sources(),
+            self._batch_size,
+            batches,
+            sums=sums,
+            order=order,
+            rates=None if rates is None else rates[: batches.stop],
+            stage=plan.stage,
+            seed=None if plan.drop_rates is None else seed,
+            epoch=plan.optimizer.epoch,
+        )
+
+    def _begin_epoch(self) -> np.ndarray | None:
+        """The factors of the learning rate, one a batch."""
+        optimizer, schedule = self.plan.optimizer, self.plan.schedule
+        rates = None
+        self.learning_rate = optimizer.learning_rate
+        if schedule is not None:
+            rates = rates_of(schedule, optimizer.epoch, self.batches)
+            self.learning_rate *= float(rates[-1])
+        self.engine.configure(optimizer.native_hyper())
+        return rates
+
+    def _end_epoch(self, number: int, done: bool) -> None:
+        """Publish; of a whole epoch, its average too."""
+        if done:
+            self.take_into_average(number)
+        self._publish(self.plan.optimizer.epoch + done)
+
+    def _means(self, sums: Sums) -> tuple[float, float]:
+        """The mean loss and penalty of an epoch."""
+        loss, weight, penalty = sums
+        labels = self.network.layer_sizes[-1] if self.plan.objective.label_sum else 1
+        return loss / weight * labels, penalty / weight * labels
+
+    def epoch(self, number: int, writer: Writer | None) -> tuple[float, float]:
+        """One epoch: its mean loss and penalty. Publishes, also before it raises."""
+        plan = self.plan
+        order = None
+        if plan.shuffle:
+            order = kernels.row_order(plan.seed, plan.optimizer.epoch, self.rows.n)
+        options: dict[str, Any] = {"order": order, "rates": self._begin_epoch(), "seed": plan.seed}
+        first, sums = self._kept_at
+        while True:
+            stop = self.batches if writer is None else writer.next_stop(first)
+            passed = self._train(self.rows, range(first, stop), sums, **options)
+            pending = self.engine.take_pending()
+            if pending is not None or passed.status != "done" or stop == self.batches:
+                break
+            first, sums = stop, passed.sums
+            if writer is not None:
+                writer.write()
+        if passed.status == "bad parameters":
+            # The step is done; the state before it comes from where it was last published.
+            self._restore()
+            first, sums = self._kept_at
+            self._train(self.rows, range(first, passed.batch), sums, **options)
+            pending = pending or self.engine.take_pending()
+        done = passed.status == "done"
+        self._end_epoch(number, done and stop == self.batches)
+        if pending is not None:
+            raise pending
+        if not done:
+            self._raise_non_finite(passed, passed.batch, self.rows, order)
+        return self._means(passed.sums)
+
+    def _raise_non_finite(
+        self, passed: kernels.Pass, batch: int, rows: Rows, order: np.ndarray | None
+    ) -> None:
+        """The error of a bad pass over rows; ``batch`` is the bad one's number in the epoch."""
+        first = passed.batch * self._batch_size
+        chosen: Any = slice(first, first + self._batch_size)
+        if order is not None:
+            chosen = order[chosen]
+        what = "the step overflowed the parameters, the statistics or the optimizer's state"
+        layer = passed.layer
+        if passed.status == "bad loss":
+            layer = gradients.first_bad_layer(self._trained(), rows.X[chosen])
+            what = "the loss is not finite"
+        epoch = self.plan.optimizer.epoch + 1
+        raise NonFiniteError(
+            f"training left the finite numbers in epoch {epoch}, batch {batch}, layer {layer}: "
+            f"{what}; the network holds the weights before this step "
+            "(try a smaller learning_rate, or scale the columns of X)",
+            epoch=epoch,
+            batch=batch,
+            layer=layer,
+        )
+
+    def _trained(self) -> Network:
+        """The network with the parameters that are trained, where it holds their average."""
+        averaging = self.plan.averaging
+        if averaging is None or averaging.raw is None:
+            return self.network
+        return Network.from_config(self.network.config(), averaging.raw, self.network.statistics)
+
+
+class StreamRun(Run):
+    """A run over a dataset: a pass of the engine for each of its windows.
+
+    Batches are cut from the whole sequence of an epoch's rows, as if they lay in memory in its
+    order: what a window leaves over is put in front of the next one.
+    """
+
+    def __init__(self, network: Network, rows: Any, plan: Plan) -> None:
+        self._counts: tuple[int, int] | None = None
+        super().__init__(network, rows, plan)
+        first = plan.optimizer.epoch
+        self._reader = rows.windows(
+            network.dtype,
+            plan.objective.masked,
+            room=self._batch_size - 1,
+            seed=plan.seed,
+            epochs=range(first, first + plan.epochs),
+            shuffle=plan.shuffle,
+        )
+
+    def close(self) -> None:
+        """End the threads: the engine's and the reader's."""
+        try:
+            super().close()
+        finally:
+            self._reader.close()
+
+    def _keep(self) -> None:
+        """What `_restore` goes back to: the state before a window."""
+        for part, array in self._kept:
+            self.engine.store(part, array)
+        self._counts = self.engine.steps, self.engine.averaged
+
+    def _restore(self) -> None:
+        super()._restore()
+        if self._counts is not None:
+            self.engine.steps, self.engine.averaged = self._counts
+
+    def epoch(self, number: int, writer: Writer | None) -> tuple[float, float]:
+        """One epoch: its mean loss and penalty. Publishes, also before it raises."""
+        size = self._batch_size
+        done, sums = BEGINNING
+        left: list[Any] = []  # rows of the window before
+        last = bad = False
+        try:
+            rates = self._begin_epoch()
+            while not (last or bad):
+                window = self._reader.next()
+                last = window.last
+                rows, order = self._with_left(window, left)
+                batches = -(-rows.n // size) if last else rows.n // size
+                self._keep()
+                its_rates = None if rates is None else rates[done : done + batches]
+                options = {"order": order, "rates": its_rates, "seed": window.seed}
+                passed = self._train(rows, range(batches), sums, **options)
+                pending = self.engine.take_pending()
+                if passed.status == "bad parameters":
+                    # The step is done; the state before it comes from the window's start.
+                    self._restore()
+                    self._train(rows, range(passed.batch), sums, **options)
+                    pending = pending or self.engine.take_pending()
+                if pending is not None:
+                    raise pending
+                bad = passed.status != "done"
+                done += passed.batch if bad else batches
+                sums = passed.sums
+                rest: Any = slice(batches * size, None)
+                if order is not None:
+                    rest = order[rest]
+                left = [None if array is None else array[rest].copy() for array in rows.arrays()]
+                if not bad:
+                    self._reader.release(window)
+        except BaseException:
+            self._end_epoch(number, False)
+            raise
+        self._end_epoch(number, not bad)
+        if bad:
+            self._raise_non_finite(passed, done, rows, order)
+        return self._means(sums)
+
+    def _with_left(self, window: Any, left: list[Any]) -> tuple[Rows, np.ndarray | None]:
+        """A window's rows behind those left over, and the order of them all."""
+        count = len(left[0]) if left else 0
+        arrays = window.part(slice(window.room - count, window.room + window.rows))
+        order = window.order
+        if count:
+            for array, before in zip(arrays, left, strict=False):
+                if array is not None:
+                    array[:count] = before
+            if order is not None:
+                order = np.concatenate([np.arange(count, dtype=order.dtype), order + count])
+        return Rows(*arrays, None), order
+
+
+def rates_of(schedule: Any, epoch: int, batches: int) -> np.ndarray:
+    """The factors of an epoch's steps, as the engine reads them; a schedule may be the user's."""
+    rates = checks.real_array("schedule.factors()", schedule.factors(epoch, batches))
+    if rates.shape != (batches,):
+        raise ValueError(f"schedule.factors() must have shape ({batches},); got {rates.shape}")
+    rates = np.ascontiguousarray(rates, np.float64)
+    kernels.check_values("schedule.factors()", rates, rates.dtype, "finite and not negative")
+    return rates

@@ -1,0 +1,421 @@
+"""bcenet.data.open_dataset: the same rows from every source, parts of them, and bad input."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import tempfile
+
+import numpy as np
+import polars
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import bcenet
+from bcenet.data import arrow_sources, open_dataset, values
+from bcenet.data.dataset import random_bits
+
+ROWS, INPUTS = 10_007, 3
+
+
+@pytest.fixture(scope="module")
+def rows():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(ROWS, INPUTS)).astype(np.float32)
+    return X, rng.integers(0, 2, ROWS, dtype=np.int8), rng.random(ROWS)
+
+
+@pytest.fixture(scope="module")
+def table(rows):
+    X, y, weight = rows
+    return pa.table({f"x{i}": X[:, i] for i in range(INPUTS)} | {"y": y, "w": weight})
+
+
+def write_arrow(table, path, rows=None):
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table, max_chunksize=rows)
+
+
+class Batches:
+    """A re-iterable of batches of unequal sizes."""
+
+    def __init__(self, *arrays):
+        self._arrays = arrays
+
+    def __iter__(self):
+        edges = [0, 1, 501, 501, 5000, 9999, ROWS]
+        for start, stop in itertools.pairwise(edges):
+            yield tuple(array[start:stop] for array in self._arrays)
+
+
+def save(folder, **arrays):
+    paths = []
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+        paths.append(folder / f"{name}.npy")
+    return tuple(paths)
+
+
+def a_folder(folder, table):
+    (folder / "2" / "_tmp").mkdir(parents=True)
+    pyarrow.parquet.write_table(table[:4000], folder / "1.parquet", row_group_size=999)
+    pyarrow.parquet.write_table(table[4000:4000], folder / "2" / "a.parquet")
+    pyarrow.parquet.write_table(table[4000:], folder / "2" / "b.parquet", row_group_size=9000)
+    pyarrow.parquet.write_table(table, folder / "2" / "_tmp" / "half.parquet")
+    return folder
+
+
+def opened(kind, folder, rows, table):
+    """(dataset, whether its columns have passed through text)."""
+    X, y, weight = rows
+    named = {"target": "y", "weight": "w"}
+    if kind == "arrays":
+        return open_dataset(rows)
+    if kind == "strided, swapped":
+        wide = np.repeat(X, 2, axis=1).astype(">f4")
+        return open_dataset((wide[:, ::2], y, weight[::-1][::-1]))
+    if kind == "npy":
+        return open_dataset(save(folder, X=X, y=y, w=weight))
+    if kind == "npy by columns":
+        return open_dataset(save(folder, X=np.asfortranarray(X))[0], target=y, weight=weight)
+    if kind == "npy target inside":
+        whole = np.column_stack([X[:, 0], y.astype(np.float32), X[:, 1:]])
+        return open_dataset(save(folder, whole=whole)[0], target=1, weight=weight)
+    if kind == "npy target last":
+        whole = np.column_stack([X, y.astype(np.float32)])
+        return open_dataset(save(folder, whole=whole)[0], target=-1, weight=weight)
+    if kind == "parquet":
+        pyarrow.parquet.write_table(table, folder / "t.parquet", row_group_size=2500)
+        return open_dataset(folder / "t.parquet", **named)
+    if kind == "parquet folder":
+        return open_dataset(str(a_folder(folder, table)), **named)
+    if kind == "arrow":
+        write_arrow(table, folder / "t.arrow", 1777)
+        return open_dataset(folder / "t.arrow", **named)
+    if kind == "csv":
+        pyarrow.csv.write_csv(table, folder / "t.csv")
+        return open_dataset([folder / "t.csv"], **named)
+    if kind == "mapping":
+        columns = {name: table.column(name).to_numpy() for name in table.column_names}
+        return open_dataset(columns, columns=["x0", "x1", "x2"], **named)
+    if kind == "batches":
+        return open_dataset(Batches(*rows))
+    frame = {"pandas": table.to_pandas, "polars": lambda: polars.from_arrow(table)}
+    return open_dataset(frame[kind]() if kind in frame else table, **named)
+
+
+KINDS = [
+    "arrays", "strided, swapped", "npy", "npy by columns", "npy target inside", "npy target last",
+    "parquet", "parquet folder", "arrow", "csv", "mapping", "pandas", "polars", "pyarrow table",
+    "batches",
+]  # fmt: skip
+
+
+def together(blocks):
+    return [np.concatenate(arrays) for arrays in zip(*blocks, strict=True)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_source_gives_the_same_rows(kind, tmp_path, rows, table):
+    dataset = opened(kind, tmp_path, rows, table)
+    assert dataset.columns == (
+        ["x0", "x2", "x3"] if kind == "npy target inside" else ["x0", "x1", "x2"]
+    )
+    for size in (997, 20_000):
+        blocks = list(dataset.blocks(size))
+        assert [len(block[0]) for block in blocks[:-1]] == [size] * (len(blocks) - 1)
+        for found, array in zip(together(blocks), rows, strict=True):
+            np.testing.assert_array_equal(found.astype(array.dtype), array)
+    summary = dataset.scan()
+    assert (summary.n, summary.labels, summary.positive) == (ROWS, ROWS, rows[1].sum())
+    assert summary.weight == pytest.approx(rows[2].sum(), rel=1e-12)  # float64 sums, another order
+    assert dataset.n == ROWS
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_parts_are_chosen_by_position_alone(kind, tmp_path, rows, table):
+    dataset = opened(kind, tmp_path, rows, table)
+    rest, part = dataset.split(0.2, seed=9)
+    hashes = random_bits(np.arange(ROWS, dtype=np.uint64), 9)
+    chosen = hashes < np.uint64(int(0.2 * 2.0**64))
+    for found, mask in [(part, chosen), (rest, ~chosen)]:
+        X, y, weight = together(found.blocks(1000))
+        np.testing.assert_array_equal(X.astype(np.float32), rows[0][mask])
+        np.testing.assert_array_equal(y.astype(np.int8), rows[1][mask])
+        np.testing.assert_array_equal(weight, rows[2][mask])
+        assert found.scan().n == mask.sum()
+        np.testing.assert_array_equal(np.sort(found.order(1, 0)), np.flatnonzero(mask))
+
+
+def testrandom_bitses_are_spread_evenly():
+    # 100 bins of 1e5 positions: chi squared with 99 degrees of freedom, below 160 but for a
+    # chance of 1e-4; fixed seeds, so it is decided here and now.
+    for seed in (0, 1, 2**63):
+        hashes = random_bits(np.arange(100_000, dtype=np.uint64), seed)
+        counts = np.bincount((hashes >> np.uint64(32)) * np.uint64(100) >> np.uint64(32))
+        assert np.sum((counts - 1000.0) ** 2 / 1000) < 160
+    assert random_bits(np.array([0], np.uint64), 0) != random_bits(np.array([0], np.uint64), 1)
+
+
+def test_a_part_of_a_part(rows):
+    rest, _ = open_dataset(rows).split(0.2, seed=1)
+    train, validation = rest.split(0.25, seed=2)
+    orders = [dataset.order(0, 0) for dataset in (train, validation)]
+    np.testing.assert_array_equal(np.sort(np.concatenate(orders)), np.sort(rest.order(0, 0)))
+    assert len(orders[1]) / len(orders[0]) == pytest.approx(1 / 3, abs=0.03)  # 3 sigma of 8000
+
+
+@settings(max_examples=40, deadline=None)
+@given(n=st.integers(1, 9000), window=st.integers(1, 10_000), epoch=st.integers(0, 3))
+def test_the_order_is_a_permutation_window_by_window(n, window, epoch):
+    dataset = open_dataset((np.zeros((n, 1)), np.zeros(n)), window_rows=window)
+    order = dataset.order(5, epoch)
+    np.testing.assert_array_equal(np.sort(order), np.arange(n))
+    np.testing.assert_array_equal(dataset.order(5, epoch), order)
+    np.testing.assert_array_equal(dataset.order(5, epoch, shuffle=False), np.arange(n))
+    units = [order[start : start + window] // 4096 for start in range(0, n, window)]
+    for found in units:  # a window holds neighbouring units of the epoch's order of units
+        assert len(set(found)) <= 2 + window // 4096 + 1  # the last unit is shorter
+    if min(n, window) > 100:
+        assert not np.array_equal(dataset.order(5, epoch + 1), order)
+        assert not np.array_equal(dataset.order(6, epoch), order)
+
+
+def test_windows_of_equal_length_have_orders_of_their_own():
+    order = open_dataset((np.zeros((4096, 1)), np.zeros(4096)), window_rows=512).order(0, 0)
+    orders = {tuple(window % 512) for window in order.reshape(8, 512)}
+    assert len(orders) == 8
+
+
+# ------------------------------------------------------------------------------ bad input
+
+
+def test_columns_and_targets_are_named(tmp_path, rows, table):
+    frame = table.to_pandas()
+    for arguments, words in [
+        ({"target": "z"}, "has no column 'z'"),
+        ({"target": "y", "columns": ["x0", "q"]}, "has no column 'q'"),
+        ({"target": "y", "columns": ["x0", "y"]}, "not the target"),
+        ({"target": "y", "columns": []}, "columns must be some"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            open_dataset(frame, **arguments)
+    for arguments in (
+        {"target": 1},
+        {"target": "y", "columns": "x0"},
+        {"target": "y", "weight": 3},
+    ):
+        with pytest.raises(TypeError, match=r"target must name|columns must be|weight must name"):
+            open_dataset(frame, **arguments)
+    with pytest.raises(ValueError, match=r"column 'name' must hold numbers; got (object|str)"):
+        open_dataset({"name": ["a", "b"], "y": [0, 1]}, target="y")
+    several = open_dataset(frame, target=["y", "x0"])
+    assert (several.labels, several.columns) == ((2,), ["x1", "x2", "w"])
+    np.testing.assert_array_equal(next(several.blocks(5))[1], frame[["y", "x0"]].to_numpy()[:5])
+
+
+@pytest.mark.parametrize(
+    ("source", "arguments", "error", "words"),
+    [
+        (3, {}, TypeError, "source must be a path"),
+        (np.zeros((3, 2)), {}, TypeError, "target must be the place"),
+        (np.zeros((3, 2)), {"target": 2}, ValueError, "target must be at least -2 and at most 1"),
+        (np.zeros(3), {"target": np.zeros(3)}, ValueError, r"X must have shape \(n, inputs\)"),
+        ((np.zeros((3, 2)), np.zeros(2)), {}, ValueError, r"y must have shape \(3,\)"),
+        ((np.zeros((3, 2)), np.zeros(3), np.zeros(2)), {}, ValueError, r"weight must have shape"),
+        ((np.zeros((3, 2)),), {}, ValueError, "a tuple must be"),
+        ((np.zeros((3, 2)), np.zeros(3)), {"columns": ["a"]}, ValueError, "columns must be None"),
+        ((np.zeros((3, 2)), np.zeros(3)), {"window_rows": 0}, ValueError, "window_rows must be"),
+        ((np.zeros((3, 2), complex), np.zeros(3)), {}, TypeError, "X must hold real numbers"),
+        ([], {}, ValueError, "at least one"),
+        ([np.zeros(3)], {}, ValueError, r"batch 0 must be \(X, y\)"),
+        ([(np.zeros((3, 2)), np.zeros(2))], {}, ValueError, "batch 0 must hold X"),
+        (iter([(np.zeros((3, 2)), np.zeros(3))]), {}, TypeError, "must start anew"),
+        ([(np.zeros((3, 2)), np.zeros(3))], {"target": "y"}, ValueError, "batches bring their own"),
+    ],
+)  # fmt: skip
+def test_sources_that_are_none(source, arguments, error, words):
+    with pytest.raises(error, match=words):
+        open_dataset(source, **arguments)
+
+
+def test_batches_must_be_alike():
+    X, y = np.zeros((3, 2)), np.array([0, 1, 0])
+    for second in [(X[:, :1], y), (X.astype(int), y), (X, y, np.ones(3))]:
+        dataset = open_dataset([(X, y), second])
+        with pytest.raises(ValueError, match="batch 1 differs"):
+            dataset.scan()
+
+
+def test_paths_that_hold_no_dataset(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        open_dataset(tmp_path / "none.csv", target="y")
+    with pytest.raises(FileNotFoundError):
+        open_dataset(tmp_path / "none.txt", target="y")
+    (tmp_path / "a.txt").write_text("x,y\n")
+    with pytest.raises(ValueError, match=r"source must end in \.npy"):
+        open_dataset(tmp_path / "a.txt", target="y")
+    with pytest.raises(bcenet.DataFormatError, match="holds no file"):
+        open_dataset(tmp_path, target="y")
+    for name in ("a.npy", "a.parquet", "a.arrow"):
+        (tmp_path / name).write_bytes(b"no such file")
+        with pytest.raises(bcenet.DataFormatError, match=rf"{name}: not a readable"):
+            open_dataset(tmp_path / name, target="y")
+    np.save(tmp_path / "b.npy", np.zeros((100, 2)))
+    os.truncate(tmp_path / "b.npy", 1000)
+    with pytest.raises(bcenet.DataFormatError, match=r"b\.npy: cut off: 1000 bytes of"):
+        open_dataset(tmp_path / "b.npy", target=0)
+    np.save(tmp_path / "c.npy", np.array([["a", "b"]]))
+    with pytest.raises(bcenet.DataFormatError, match="must hold real numbers"):
+        open_dataset(tmp_path / "c.npy", target=0)
+    (tmp_path / "d.csv").write_text("x,y\n1,0\n")
+    with pytest.raises(ValueError, match="must be of one kind"):
+        open_dataset([tmp_path / "d.csv", tmp_path / "a.parquet"], target="y")
+
+
+def test_files_of_a_folder_must_be_alike(tmp_path, table):
+    pyarrow.parquet.write_table(table, tmp_path / "1.parquet")
+    second = tmp_path / "2.parquet"
+    for other, words in [
+        (table.drop_columns(["x1"]), "no column named 'x1'"),
+        (table.append_column("z", table.column("y")), "a column named 'z'"),
+        (table.set_column(0, "x0", table.column("w")), "column 'x0' is double; in .* it is float"),
+        (table.set_column(0, "x0", pa.array(["a"] * ROWS)), "column 'x0' must hold numbers"),
+    ]:
+        pyarrow.parquet.write_table(other, second)
+        with pytest.raises(ValueError, match=words) as caught:
+            open_dataset(tmp_path, target="y")
+        assert str(second) in str(caught.value)
+    pyarrow.parquet.write_table(table.append_column("z", table.column("y")), second)
+    dataset = open_dataset(tmp_path, target="y", columns=["x2", "x0"])  # z is not asked for
+    assert dataset.n == 2 * ROWS
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+def test_missing_values_in_arrow_files(tmp_path, suffix):
+    table = pa.table({"x": [1.0, None, 3.0], "i": [1, 2, None], "y": [0.0, None, 1.0]})
+    path = tmp_path / f"t.{suffix}"
+    write = {"parquet": pyarrow.parquet.write_table, "arrow": write_arrow}[suffix]
+    write(table, path)
+    with pytest.raises(ValueError, match=r"t\.\w+: y must be in \[0, 1\]; got nan at row 1"):
+        open_dataset(path, target="y").scan()
+    known = open_dataset(path, target="y", columns=["x"]).scan(missing=True)
+    assert (known.n, known.labels, known.positive) == (3, 2, 1.0)
+    with pytest.raises(ValueError, match="column 'i' has a missing value"):
+        open_dataset(path, target="i").scan()
+
+
+def test_csv_values_are_named_by_line_and_column(tmp_path):
+    path = tmp_path / "t.csv"
+
+    def load(text, **arguments):
+        path.write_text(text)
+        return list(open_dataset(path, target="y", **arguments).blocks())
+
+    X, y = load('"a b",y\r\n 1 , 0\r\n\r\n"-2.5e1",1\r\n?,1')[0]
+    np.testing.assert_array_equal(X[:, 0], [1, -25, np.nan])
+    np.testing.assert_array_equal(y, [0, 1, 1])
+    with pytest.raises(bcenet.DataFormatError, match=r"line 3, column 'x': 'one' is not a number"):
+        load("x,y\n1,0\none,1\n")
+    with pytest.raises(bcenet.DataFormatError, match=r"line 3: 3 values where .* 2 columns"):
+        load("x,y\n1,0\n1,2,3\n")
+    with pytest.raises(bcenet.DataFormatError, match="no rows below"):
+        load("x,y\n")
+    with pytest.raises(bcenet.DataFormatError, match="names more than one column"):
+        load("y,y\n1,0\n")
+
+
+def test_lines_of_long_csv_files(tmp_path):
+    """Errors name the line of the file, whatever part of it they are in."""
+    path = tmp_path / "t.csv"
+    lines = [f'{i}.0,{i % 2},"a\nb"' for i in range(120_000)]
+    text = 'x,y,"z\nz"\n\n' + "\n".join(lines) + "\n"
+    assert len(text) > 1.5 * 2**20
+    path.write_text(text)
+    dataset = open_dataset(path, target="y", columns=["x"])
+    X, y = together(dataset.blocks(50_000))
+    np.testing.assert_array_equal(X[:, 0], np.arange(120_000))
+    np.testing.assert_array_equal(y, np.arange(120_000) % 2)
+    for bad, words in [("no,1,c", "column 'x': 'no' is not a number"), ("1,1", "2 values where")]:
+        lines[110_000] = bad
+        path.write_text('x,y,"z\nz"\n\n' + "\n".join(lines) + "\n")
+        with pytest.raises(bcenet.DataFormatError, match=rf"line {2 + 1 + 220_000 + 1}.*{words}"):
+            list(open_dataset(path, target="y", columns=["x"]).blocks())
+
+
+CELLS = st.sampled_from(["0", "1", " 1 ", '"0"', '"1"', "0.5", '"0.25"', "", '""', "NA", "1e-3"])
+ENDS = st.sampled_from(["\n", "\r\n", "\n\n", "\r\n\r\n"])
+TEXTS = st.sampled_from(["a", '"b,c"', '"d\ne"', '"f""g"', '"\r\n"', "", '"é\n\n"'])
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    rows=st.lists(st.tuples(CELLS, TEXTS, CELLS, ENDS), min_size=1, max_size=12),
+    size=st.integers(1, 40),
+    lead=st.sampled_from(["", "\n", "\r\n\n", "\ufeff"]),
+    last=st.booleans(),
+)
+def test_parts_of_a_csv_file_are_the_file(rows, size, lead, last):
+    """However small the parts, the numbers are those of the table read whole."""
+    text = lead + 'x,"te\nxt",y\n' + "".join(f"{x},{t},{y}{end}" for x, t, y, end in rows)
+    data = (text if last else text.rstrip("\r\n")).encode()
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arrow_sources, "_CSV_BYTES", size)
+        path = os.path.join(folder, "t.csv")
+        with open(path, "wb") as file:
+            file.write(data)
+        whole = bcenet.data.read_table(path)
+        dataset = open_dataset(path, target="y", columns=["x"])
+        X, y = together(dataset.blocks(5))
+    for found, name in ((X[:, 0], "x"), (y, "y")):
+        texts = [None if t in values.MISSING_VALUES else float(t) for t in whole[name]]
+        np.testing.assert_array_equal(found, np.array(texts, float))
+
+
+@settings(max_examples=30, deadline=None)
+@given(bad=st.integers(0, 29), size=st.integers(1, 60), wide=st.booleans())
+def test_a_bad_line_is_named_whatever_the_parts(bad, size, wide):
+    lines = [f'{i},"a\nb",1' for i in range(30)]
+    lines[bad] = '1,"a",2,3' if wide else '1x,"a",1'
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arrow_sources, "_CSV_BYTES", size)
+        path = os.path.join(folder, "t.csv")
+        with open(path, "w") as file:
+            file.write("\n".join(["y,t,x", *lines]))
+        with pytest.raises(bcenet.DataFormatError, match=rf"line {2 + 2 * bad}[:,]"):
+            list(open_dataset(path, target="y", columns=["x"]).blocks())
+
+
+def test_a_compressed_csv_file_is_refused(tmp_path):
+    import gzip
+
+    (tmp_path / "t.csv").write_bytes(gzip.compress(b"x,y\n1,0\n"))
+    with pytest.raises(bcenet.DataFormatError, match="unpack it"):
+        open_dataset(tmp_path / "t.csv", target="y")
+
+
+@pytest.mark.parametrize("kind", ["npy", "parquet", "arrow", "csv"])
+def test_a_file_that_is_another_one_by_now(kind, tmp_path, rows, table):
+    dataset = opened(kind, tmp_path, rows, table)
+    path = next(tmp_path.iterdir())
+    blocks = dataset.blocks(100)
+    next(blocks)
+    status = os.stat(path)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    with pytest.raises(bcenet.DataChangedError, match="changed while it was used"):
+        list(blocks)
+    with pytest.raises(bcenet.DataChangedError, match=str(path)):
+        dataset.scan()
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    dataset.scan()
+    content = path.read_bytes()
+    path.unlink()
+    with pytest.raises((bcenet.DataChangedError, FileNotFoundError)):
+        list(dataset.blocks())
+    path.write_bytes(content)  # the same bytes in another file
+    with pytest.raises(bcenet.DataChangedError):
+        list(dataset.blocks())

@@ -17,6 +17,7 @@ import dask.array as da  # noqa: E402
 import dask.dataframe as dd  # noqa: E402
 import distributed  # noqa: E402
 import pandas as pd  # noqa: E402
+from sklearn.base import clone  # noqa: E402
 
 import bcenet.dask  # noqa: E402
 from bcenet.dask import fitting  # noqa: E402
@@ -195,9 +196,12 @@ def test_the_classifier(here, kind):
     chunks = 150 if labels.ndim == 1 else (150, 3)
     lazy, y = da.from_array(X, chunks=(150, 4)), da.from_array(labels, chunks=chunks)
     classifier = bcenet.dask.DaskBCENetClassifier(
-        (16,), learning_rate_init=0.02, batch_size=50, max_iter=20, random_state=0, client=here
+        (16,), learning_rate_init=0.02, batch_size=50, max_iter=20, random_state=0
     )
-    assert classifier.fit(lazy, y) is classifier
+    with here.as_current():
+        first = clone(classifier).fit(lazy, y)
+        assert classifier.fit(lazy, y) is classifier
+    assert np.array_equal(first.network_.parameters, classifier.network_.parameters)
     assert (
         classifier.classes_.tolist()
         == {
@@ -218,7 +222,7 @@ def test_the_classifier(here, kind):
     right = predicted == labels
     score = classifier.score(lazy, y)
     assert score == pytest.approx(np.mean(right if right.ndim == 1 else right.all(axis=1)))
-    again = pickle.loads(pickle.dumps(classifier.set_params(client=None)))
+    again = pickle.loads(pickle.dumps(classifier))
     assert np.array_equal(again.predict(lazy).compute(), predicted)
 
 
@@ -228,8 +232,10 @@ def test_the_classifier_on_a_frame(here):
     table["kind"] = np.where(X[:, 0] > 0, "up", "down")
     frame = dd.from_pandas(table, npartitions=3)
     classifier = bcenet.dask.DaskBCENetClassifier(
-        (8,), learning_rate_init=0.05, batch_size=20, max_iter=20, random_state=0, client=here
-    ).fit(frame, "kind")
+        (8,), learning_rate_init=0.05, batch_size=20, max_iter=20, random_state=0
+    )
+    with here.as_current():
+        classifier.fit(frame, "kind")
     predicted = classifier.predict(frame.drop(columns="kind")).compute()
     assert np.mean(predicted == table["kind"]) > 0.95
 

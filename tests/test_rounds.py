@@ -406,3 +406,24 @@ def test_another_build_is_refused():
     rounds.check_build(here, dict(here), "worker 1")
     with pytest.raises(RuntimeError, match=r"worker 1 must run the same bcenet .*it runs 9\.9"):
         rounds.check_build(here, {**here, "bcenet": "9.9"}, "worker 1")
+
+
+@pytest.mark.parametrize("mode", ["local", "exact"])
+def test_a_task_refuses_another_build(mode, monkeypatch):
+    """A worker that joins in mid-fit is found by its first task."""
+    asked = []
+
+    class Newer(Here):
+        def each(self, task, argument):
+            if task is not rounds.measure and not asked:
+                asked.append(task)
+                monkeypatch.setattr(rounds, "__version__", "9.9")
+            return super().each(task, argument)
+
+    network = bcenet.Network([5, 4, 1], random_state=1)
+    before = network.parameters.copy()
+    with pytest.raises(RuntimeError, match=r"the worker of part 0 must run the same bcenet"):
+        rounds.fit(
+            network, lambda _: Newer(network, cut(*make(), 100)), **{**DEFAULTS, "mode": mode}
+        )
+    assert np.array_equal(network.parameters, before)

@@ -20,7 +20,8 @@ class DaskBCENetClassifier(ClassifierMixin, BaseEstimator):
 
     Labels as `bcenet.sklearn.BCENetClassifier` has them: one sigmoid for two classes, one a class
     for more, one a label for an indicator matrix. The loss is the mean over rows of the sum over a
-    row's sigmoids, plus alpha / 2 times the sum of the squared weights, divided by the rows.
+    row's sigmoids, plus alpha / 2 times the sum of the squared weights, divided by the rows. The
+    cluster is that of Dask's current client: the one made last, or of ``client.as_current()``.
 
     Arguments:
         hidden_layer_sizes, activation: of the hidden layers.
@@ -29,7 +30,6 @@ class DaskBCENetClassifier(ClassifierMixin, BaseEstimator):
         shuffle, pos_weight, label_smoothing, dropout, schedule, callbacks: as `bcenet.dask.fit`
         takes them. max_iter: its epochs. random_state: of the first weights, the shuffling and
         dropout. dtype: of the network.
-        client: None is the one that was made last.
 
     Attributes:
         classes_: the labels, sorted. network_: the bcenet.Network. loss_curve_: of every epoch.
@@ -70,7 +70,6 @@ class DaskBCENetClassifier(ClassifierMixin, BaseEstimator):
         schedule=None,
         dtype="float32",
         callbacks=(),
-        client=None,
     ):
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
@@ -91,7 +90,6 @@ class DaskBCENetClassifier(ClassifierMixin, BaseEstimator):
         self.schedule = schedule
         self.dtype = dtype
         self.callbacks = callbacks
-        self.client = client
 
     def fit(self, X, y, sample_weight=None):
         """Train the network.
@@ -104,9 +102,9 @@ class DaskBCENetClassifier(ClassifierMixin, BaseEstimator):
 
         Returns: the estimator.
 
-        Raises: as `bcenet.dask.fit`; ValueError for a single class.
+        Raises: as `bcenet.dask.fit`; ValueError for a single class, or where there is no client.
         """
-        client = distributed.get_client() if self.client is None else self.client
+        client = distributed.get_client()
         if collections.is_frame(X):
             X, y, sample_weight = _columns(X, y, sample_weight)
         rows = collections.rows_of(X)

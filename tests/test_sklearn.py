@@ -509,8 +509,15 @@ def snapshot(estimator):
     return names, pickle.dumps(vars(estimator))
 
 
+def lost_disk():
+    return OSError("disk")
+
+
 class Failing:
-    """A callback that raises an error after an epoch, or (0) before the first."""
+    """A callback that raises an error after an epoch, or (0) before the first.
+
+    It makes the error then: one that was raised keeps its traceback, which a pickle may hold.
+    """
 
     def __init__(self, error, epoch=1):
         self.error, self.epoch = error, epoch
@@ -520,7 +527,7 @@ class Failing:
 
     def on_epoch_end(self, state):
         if state.epoch == self.epoch:
-            raise self.error
+            raise self.error()
 
 
 NAN = np.where(np.arange(10) == 3, np.nan, X0)
@@ -583,7 +590,7 @@ FAILURES = {
     "threshold": ({"threshold": "f1"}, (X0, Y0), {}, ValueError, "is chosen on validation rows"),
     "metric": ({"early_stopping_metric": "auc"}, (X0, Y0), {}, ValueError, "early_stopping_metric"),
     "callback": (
-        {"callbacks": Failing(OSError("disk"))},
+        {"callbacks": Failing(lost_disk)},
         (X0, Y0),
         {},
         OSError,
@@ -591,7 +598,7 @@ FAILURES = {
     ),
     "no callback": ({"callbacks": 3}, (X0, Y0), {}, TypeError, "callbacks must be"),
     "Ctrl-C in the first epoch": (
-        {"callbacks": [Logits(X0), Failing(KeyboardInterrupt(), 0)]},
+        {"callbacks": [Logits(X0), Failing(KeyboardInterrupt, 0)]},
         (X0, Y0),
         {},
         KeyboardInterrupt,
@@ -694,7 +701,7 @@ def test_partial_fit_knows_its_limits():
 def test_ctrl_c_keeps_what_was_learned(early):
     """As MLPClassifier: a warning, and the estimator of the whole epochs so far."""
     options = {"alpha": 0.0, "random_state": 0, "early_stopping": early}
-    interrupted = BCENetClassifier(**options, callbacks=Failing(KeyboardInterrupt(), 4))
+    interrupted = BCENetClassifier(**options, callbacks=Failing(KeyboardInterrupt, 4))
     with pytest.warns(UserWarning, match="Training interrupted by user"):
         interrupted.fit(X0, Y0)
     four = BCENetClassifier(**options, max_iter=4).fit(X0, Y0)

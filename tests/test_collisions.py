@@ -77,6 +77,7 @@ def test_derived_columns_follow_from_the_measured_ones(rows):
     m_bb = np.sqrt(total[:, 0] ** 2 - np.sum(total[:, 1:] ** 2, axis=1))
     tied = np.sort(tags, axis=1)
     clear = tied[:, 1] < tied[:, 2]  # float32 does not say which of two equal tags came first
+    # The columns are float32, and a small mass is a difference of large squares.
     np.testing.assert_allclose(column["m_bb"][clear], m_bb[clear], rtol=1e-3, atol=1e-3)
 
 

@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+from helpers import relative_to_largest
 
 import bcenet
 
@@ -124,11 +125,12 @@ def test_partitions_decide_and_chunks_of_columns_do_not(here, digests):
 def test_it_learns_what_one_machine_does(here):
     """Full batches: the numbers of bcenet.fit but for the order of the additions."""
     X, y = make()
-    one = bcenet.Network([6, 16, 1], random_state=1)
-    theirs = bcenet.fit(one, X, y, batch_size=900, epochs=20, learning_rate=0.02, shuffle=False)
-    _, network, ours = fit(here, *arrays(), mode="exact", epochs=20, learning_rate=0.02)
-    np.testing.assert_allclose(ours.loss, theirs.loss, rtol=1e-5)
-    np.testing.assert_allclose(network.parameters, one.parameters, rtol=1e-3, atol=1e-4)
+    one, network = (bcenet.Network([6, 16, 1], dtype="float64", random_state=1) for _ in range(2))
+    options = {"epochs": 20, "learning_rate": 0.02}
+    theirs = bcenet.fit(one, X, y, batch_size=900, shuffle=False, **options)
+    ours = bcenet.dask.fit(here, network, *arrays(), mode="exact", random_state=0, **options)
+    np.testing.assert_allclose(ours.loss, theirs.loss, rtol=1e-12)
+    assert relative_to_largest(network.parameters, one.parameters) <= 1e-11
 
 
 # ---- collections -------------------------------------------------------------------------------

@@ -173,6 +173,26 @@ def test_lbfgs():
     assert digest(net.parameters) == digest(expected.parameters)
 
 
+@pytest.mark.parametrize("lazy", [False, True])
+def test_resumed_fits(lazy, tmp_path):
+    X, y = rows(200, 30)
+    S, path = sparse.csr_array(X), tmp_path / "c.bcenet"
+
+    def stop(state):
+        if state.epoch == 2:
+            raise KeyboardInterrupt
+
+    options = {"batch_size": 20, "epochs": 5, "random_state": 1, "lazy": lazy}
+    expected, net = make_network((30, 5, 1)), make_network((30, 5, 1))
+    bcenet.fit(expected, S, y, **options)
+    with pytest.raises(KeyboardInterrupt):
+        bcenet.fit(net, S, y, checkpoint=path, checkpoint_every=7, callbacks=[stop], **options)
+    for other in (X, sparse.csr_array(2 * X), S[::-1]):
+        with pytest.raises(ValueError, match="X must hold the values of the checkpoint's fit"):
+            bcenet.resume(path, other, y)
+    assert digest(bcenet.resume(path, S, y).network.parameters) == digest(expected.parameters)
+
+
 def test_n4_divergence_names_the_layer():
     X, y = rows(40, 12)
     net = make_network((12, 6, 1), "relu")

@@ -253,7 +253,7 @@ class Trainer:
         self._close()
         if same:
             rows, entries = max(rows, capacity), max(entries, most)
-        work = 3 * self._network._work(rows)
+        work = self._network._step_work(rows, entries, self._objective.lazy)
         hyper = self._optimizer.native_hyper()
         engine = kernels.Engine(
             self._network.shape,

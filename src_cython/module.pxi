@@ -1037,8 +1037,9 @@ cdef class Engine:
         ``rates`` holds a factor of the learning rate for each batch, float64, or is None.
         ``seed`` and ``epoch`` decide what dropout drops, with the number of a row: its place in x,
         or, where ``sequence`` is given, in a sequence of rows of which it is the place of the
-        first one here. Without a seed nothing is dropped. With ``derivatives`` y holds them, of the loss by the logits, in the place of targets. The
-        loss, weight and penalty are added to ``sums``, those of the epoch's batches before.
+        first one here. Without a seed nothing is dropped. With ``derivatives`` y holds them, of
+        the loss by the logits, in the place of targets. The loss, weight and penalty are added to
+        ``sums``, those of the epoch's batches before.
 
         ``progress`` is then (epoch, batches done, loss, weight, penalty), set in the same native
         call: no signal handler sees the one without the other. Its batch is -1 after a bad step.

@@ -260,6 +260,14 @@ def test_equal_categories_from_any_source():
     assert halves.feature_names_out == ["code=0.1", "code=0.5"]
     flags = encoder_of({"flag": ["True", "False"]})
     assert flags.transform({"flag": [True, False]}).tolist() == [[0, 1], [1, 0]]
+    mixed = ["a", 1, True, 0, False, 1.0, np.True_]
+    for order in (slice(None), slice(None, None, -1)):  # True equals 1, and is another category
+        encoder = encoder_of({"flag": mixed[order]})
+        assert encoder.feature_names_out == [f"flag={text}" for text in "01"] + [
+            f"flag={text}" for text in ("False", "True", "a")
+        ]
+        places = encoder.transform({"flag": mixed[order]}).argmax(axis=1)
+        assert places.tolist() == [4, 1, 3, 0, 2, 1, 3][order]
 
 
 # --------------------------------------------------------------------------- types and columns

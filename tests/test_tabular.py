@@ -424,7 +424,7 @@ def fitted():
         (
             lambda: encoder_of({"age": [1, 2]}, categorical=["sex"]),
             ValueError,
-            "named in numeric or categorical; missing: 'sex'",
+            "named in numeric, categorical or hashed; missing: 'sex'",
         ),
         (lambda: encoder_of({}), ValueError, "at least one column and one row"),
         (lambda: encoder_of({"x": []}), ValueError, "at least one column and one row"),
@@ -531,7 +531,7 @@ def put(place, value):
 BROKEN_STATES = {
     "no version": config_with("version", remove=True),
     "unknown key": config_with("more", value=1),
-    "later version": config_with("version", value=2),
+    "later version": config_with("version", value=3),
     "version true": config_with("version", value=True),
     "version 1.0": config_with("version", value=1.0),
     "no options": config_with("options", value=None),

@@ -25,7 +25,7 @@ _MEASURES = {
 
 
 def measure(
-    model: Model, X: np.ndarray, y: np.ndarray, n_threads: int | None = None
+    model: Model, X: Any, y: np.ndarray, n_threads: int | None = None
 ) -> dict[str, Any]:
     """:func:`bcenet.metrics.binary_report` of the model's network on encoded rows.
 

@@ -182,7 +182,7 @@ def test_the_same_value_from_any_source():
         np.array([1, 2, 3]),
         np.array([1, 2, 3], np.uint8),
         np.array([1.0, 2.0, 3.0]),
-        np.array([1, 2, 3], np.float32),
+        *(np.array([1, 2, 3], dtype) for dtype in ("f2", "f4", "g", "i1", "u8", ">i4")),
         [1, "2", 3.0],
         [" 1 ", "2", "3"],
         np.array(["1", "2", "3"]),

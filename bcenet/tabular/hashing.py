@@ -11,7 +11,7 @@ import numpy as np
 from bcenet.tabular.cells import texts_of
 
 # Whole numbers up to here have a float64 of their own.
-_EXACT = 2.0**53
+_EXACT = np.float64(2**53)
 
 
 def scipy_sparse() -> Any:

@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 import math
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -86,7 +87,7 @@ print(places_of("url", [f"/page/{i}" for i in range(50)], 2**18).tolist())
 """
     printed = set()
     for seed in ("0", "1"):
-        environment = {"PYTHONHASHSEED": seed, "PYTHONPATH": ":".join(sys.path)}
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True,
             env=environment,

@@ -335,8 +335,8 @@ def _read(options: argparse.Namespace) -> _Data:
     y = targets.to_targets(cells, labels, options.target, source)
     inputs = _inputs(table, options, source)
     held_out = _held_out(y, options)
-    encoder = _encoder(inputs, options)
-    X = encoder.fit_transform({name: column[~held_out] for name, column in inputs.items()})
+    encoder = _encoder(inputs, ~held_out, options)
+    X = encoder.transform({name: column[~held_out] for name, column in inputs.items()})
     if options.validation_data is None:
         other = {name: column[held_out] for name, column in inputs.items()}
         y_held_out = y[held_out]
@@ -426,24 +426,20 @@ def _inputs(
     return inputs
 
 
-def _encoder(inputs: dict[str, np.ndarray], options: argparse.Namespace) -> TabularEncoder:
+def _encoder(
+    inputs: dict[str, np.ndarray], chosen: np.ndarray, options: argparse.Namespace
+) -> TabularEncoder:
     """An encoder whose column types hold for all rows.
 
-    What it learns comes from the training rows alone; but a column with a text in one held-out
-    row is no column of numbers.
+    What it learns comes from the training rows alone, which are chosen; but a column with a text
+    in one held-out row is no column of numbers.
     """
-    from bcenet.data.values import MISSING_VALUES
     from bcenet.tabular import TabularEncoder
-    from bcenet.tabular.cells import is_numeric_column, numbers_of
 
-    missing = frozenset(MISSING_VALUES)
-    categorical = list(options.categorical)
-    for name, column in inputs.items():
-        if name in options.numeric:
-            numbers_of(name, column, missing)  # an error, if need be, with the row in the file
-        elif name not in categorical and not is_numeric_column(name, column, missing):
-            categorical.append(name)
-    return TabularEncoder(numeric=options.numeric, categorical=categorical)
+    encoder = TabularEncoder(numeric=options.numeric, categorical=options.categorical)
+    learner = encoder.learner()
+    learner.add(inputs, chosen)
+    return encoder.take(learner)
 
 
 def _held_out(y: np.ndarray, options: argparse.Namespace) -> np.ndarray:

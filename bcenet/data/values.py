@@ -51,3 +51,28 @@ def distinct_values(column: np.ndarray) -> tuple[list[Any], np.ndarray]:
     values = list(dict.fromkeys(cells))
     places = {value: place for place, value in enumerate(values)}
     return values, np.fromiter(map(places.__getitem__, cells), np.intp, len(cells))
+
+
+class Coded:
+    """A column of texts: its different ones, and each row's place among them.
+
+    Arguments:
+        texts: str, or None where missing; ``codes``: integers of shape (n,), so that row i holds
+            ``texts[codes[i]]``.
+
+    >>> column = Coded(["a", None], np.array([0, 1, 0]))
+    >>> len(column), column[1:].codes
+    (3, array([1, 0]))
+    """
+
+    __slots__ = ("codes", "texts")
+
+    def __init__(self, texts: list[str | None], codes: np.ndarray) -> None:
+        self.texts, self.codes = texts, codes
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitem__(self, rows: Any) -> Coded:
+        """Some of the rows: a slice, or what else chooses from an array."""
+        return Coded(self.texts, self.codes[rows])

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from bcenet import checks
-from bcenet.data.arrays import as_table
+from bcenet.data.arrays import as_columns
 from bcenet.data.values import MISSING_VALUES
-from bcenet.tabular.categorical import CategoricalColumn, default_min_frequency
-from bcenet.tabular.cells import is_numeric_column, numbers_of, texts_of
-from bcenet.tabular.numeric import ENCODINGS, NumericColumn, default_n_bins
+from bcenet.tabular.categorical import CategoricalColumn
+from bcenet.tabular.cells import numbers_of, texts_of
+from bcenet.tabular.learning import Learner
+from bcenet.tabular.numeric import ENCODINGS, NumericColumn
 from bcenet.tabular.state import check_keys, check_texts, columns_from_state, columns_to_state
 
 _STATE_VERSION = 1
@@ -95,7 +96,8 @@ class TabularEncoder:
         """Learn types, medians, quantiles and categories from the rows of ``table``.
 
         Args:
-            table: what ``bcenet.data.as_table`` takes, of n > 0 rows, without the target.
+            table: what ``bcenet.data.as_table`` takes, of n > 0 rows, without the target. What is
+                said of memory and exactness beyond 2^20 rows in `fit_blocks` holds here too.
 
         Returns:
             The encoder itself.
@@ -105,38 +107,57 @@ class TabularEncoder:
                 numeric column holds a text or an infinity, or all columns are constant.
             TypeError: a cell is neither number nor text.
         """
-        columns = as_table(table)
-        if not columns or not len(next(iter(columns.values()))):
-            raise ValueError("table must have at least one column and one row to fit")
-        _require("named in numeric or categorical", [*self.numeric, *self.categorical], columns)
-        n_rows = len(next(iter(columns.values())))
-        min_frequency = self.min_frequency or default_min_frequency(n_rows)
-        missing_values = frozenset(self.missing_values)
-        numeric = set(self.numeric)
-        for name, cells in columns.items():
-            settled = name in numeric or name in self.categorical
-            if not settled and is_numeric_column(name, cells, missing_values):
-                numeric.add(name)
-        fitted: list[NumericColumn | CategoricalColumn] = []
-        dropped = []
-        for name, cells in columns.items():
-            column: NumericColumn | CategoricalColumn | None
-            if name in numeric:
-                values = numbers_of(name, cells, missing_values)
-                n_present = int(np.count_nonzero(~np.isnan(values)))
-                n_bins = self.n_bins or default_n_bins(n_present, len(numeric))
-                column = NumericColumn.fit(name, values, self.numeric_encoding, n_bins)
-            else:
-                texts, codes = texts_of(name, cells, missing_values)
-                column = CategoricalColumn.fit(
-                    name, texts, codes, min_frequency, self.max_categories
-                )
-            if column is None:
-                dropped.append(name)
-            else:
-                fitted.append(column)
-        if not fitted:
-            raise ValueError("table must have a column that is not constant; got none")
+        return self._fit([table])
+
+    def fit_blocks(self, blocks: Iterable[Any]) -> TabularEncoder:
+        """Learn from the rows of a table that comes in blocks, in one pass and bounded memory.
+
+        The encoder is the one that `fit` gives on all rows at once, bit for bit, however they are
+        cut into blocks, as long as a column has one type in all of them:
+
+        - Whether a column is numeric is exact for any number of rows.
+        - Medians and quantiles are exact up to 2^20 numbers of a column. Beyond, ranks are off by
+          less than 1.1e-4 of their number up to 2^30 of them: see `QuantileSketch`.
+        - Counts of categories are exact up to 2^20 rows, as long as all columns together hold at
+          most 2^21 different texts (where one counts for one more for each 64 characters). Beyond,
+          of each column only the most frequent are counted on, and counts may be too low, by at
+          most n c / 2^21 in n rows of c columns.
+        - A column whose first text that is no number comes after 2^20 rows, among which it had
+          more than 2^14 different numbers, is categorical and its numbers so far count as rare.
+
+        Args:
+            blocks: tables as `fit` takes them, with the same columns; an iterator is enough.
+
+        Returns, Raises: as `fit`. The rows of messages are those of all blocks together.
+
+        >>> encoder = TabularEncoder(numeric_encoding="scaled")
+        >>> blocks = ({"x": [i], "c": ["ab"[i % 2]]} for i in range(5))
+        >>> encoder.fit_blocks(blocks).feature_names_out
+        ['x', 'c=a', 'c=b']
+        """
+        return self._fit(blocks)
+
+    def _fit(self, blocks: Iterable[Any]) -> TabularEncoder:
+        learner = self.learner()
+        for table in blocks:
+            learner.add(as_columns(table))
+        return self.take(learner, stacklevel=4)
+
+    def learner(self) -> Learner:
+        """What learns the columns of this encoder from blocks of rows, for `take`."""
+        return Learner(
+            frozenset(self.numeric), frozenset(self.categorical), frozenset(self.missing_values)
+        )
+
+    def take(self, learner: Learner, stacklevel: int = 2) -> TabularEncoder:
+        """Be fitted to what was learnt; raises and warns as `fit`."""
+        fitted, dropped = learner.finish(
+            self.numeric_encoding,
+            self.n_bins,
+            self.min_frequency,
+            self.max_categories,
+            stacklevel + 1,
+        )
         self._columns, self.dropped_columns = tuple(fitted), tuple(dropped)
         return self
 
@@ -155,27 +176,34 @@ class TabularEncoder:
                 a text or an infinity; the message names column, row and value.
             TypeError: a cell is neither number nor text.
         """
-        names = self.columns
-        columns = as_table(table)
-        _require("that the encoder needs", names, columns)
-        missing_values = frozenset(self.missing_values)
-        n_rows = len(columns[names[0]])
+        columns = as_columns(table)
+        _require("that the encoder needs", self.columns, columns)
+        n_rows = len(columns[self.columns[0]])
         features = np.zeros((n_rows, self.n_features_out), dtype=np.float32)
+        self.encode(columns, features)
+        return features
+
+    def encode(self, columns: Mapping[str, Any], out: np.ndarray) -> None:
+        """Write the features of rows to ``out``, zeros of (n, n_features_out) in float32.
+
+        ``columns`` are arrays as `bcenet.data.as_table` gives them, or `Coded`. Raises: as
+        `transform`.
+        """
+        missing_values = frozenset(self.missing_values)
         start = 0
         for column in self._columns:
             stop = start + column.n_features
-            cells, out = columns[column.name], features[:, start:stop]
+            cells, its = columns[column.name], out[:, start:stop]
             if isinstance(column, NumericColumn):
-                column.encode(numbers_of(column.name, cells, missing_values), out)
+                column.encode(numbers_of(column.name, cells, missing_values), its)
             else:
-                column.encode(*texts_of(column.name, cells, missing_values), out)
+                column.encode(*texts_of(column.name, cells, missing_values), its)
             start = stop
-        return features
 
     def fit_transform(self, table: Any) -> np.ndarray:
         """``fit(table).transform(table)``; the same arguments, result and errors."""
-        columns = as_table(table)
-        return self.fit(columns).transform(columns)
+        columns = as_columns(table)
+        return self._fit([columns]).transform(columns)
 
     @property
     def columns(self) -> tuple[str, ...]:

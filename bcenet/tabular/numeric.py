@@ -38,20 +38,18 @@ class NumericColumn:
     missing: bool
 
     @classmethod
-    def fit(cls, name: str, values: np.ndarray, encoding: str, n_bins: int) -> NumericColumn | None:
-        """Learn from a training column of shape (n,), NaN where missing; None if it is constant.
+    def fit(
+        cls, name: str, sketch: QuantileSketch, missing: bool, encoding: str, n_bins: int
+    ) -> NumericColumn | None:
+        """Learn from the numbers of a training column; None if it is constant.
 
         The scale is the distance of the quartiles or, where they coincide, half the range, as in
         Holzmueller, Grinsztajn and Steinwart 2024, "Better by Default: Strong Pre-Tuned MLPs and
         Boosted Trees on Tabular Data". The bins hold equal numbers of training rows as far as
         ties permit: see ``bin_edges``.
         """
-        present = values[~np.isnan(values)]
-        missing = len(present) < len(values)
-        if not len(present):
+        if not sketch.count:
             return None
-        sketch = QuantileSketch()
-        sketch.update(np.clip(present, -LIMIT, LIMIT))
         low, first, center, third, high = sketch.quantile([0.0, 0.25, 0.5, 0.75, 1.0]).tolist()
         scale, edges = 0.0, np.empty(0)
         if low < high:

@@ -143,6 +143,21 @@ class QuantileSketch:
         values, ranks = self._sorted_values()
         return values[np.searchsorted(ranks, places, side="right")]
 
+    def in_order(self) -> np.ndarray:
+        """All values in the order in which they came, negative zeros as 0.
+
+        Raises:
+            ValueError: there were more than ``exact``, so that not all are kept.
+
+        >>> sketch = QuantileSketch()
+        >>> sketch.update([3.0, 1.0])
+        >>> sketch.in_order()
+        array([3., 1.])
+        """
+        if self.count > self._exact:
+            raise ValueError(f"at most {self._exact} values are kept; got {self.count}")
+        return np.concatenate([np.empty(0), *self._pending])
+
     def _add(self, values: np.ndarray, count: int) -> None:
         """Append ``values`` to the pending ones; ``count`` is by how much the stream grows."""
         self._sorted = None

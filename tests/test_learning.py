@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bcenet.errors import CellError
 from bcenet.tabular import QuantileSketch, TabularEncoder, learning
-from bcenet.tabular.cells import CellError
 
 NUMBERS = ["0", "1", "1.0", " 1", "-2.5", "1e3", "007", "NAN"]
 MISSING = ["", "?", None, " NA "]

@@ -53,10 +53,16 @@ def as_columns(obj: Any) -> dict[str, Any]:
 def _coded_column(name: str, column: Any) -> Any:
     if isinstance(column, Coded):
         return column
-    if hasattr(column, "dictionary_encode") and is_arrow_text(column.type):
+    is_arrow = hasattr(column, "dictionary_encode")
+    return coded_arrow_column(column) if is_arrow else _column(name, column)
+
+
+def coded_arrow_column(column: Any) -> Any:
+    """As `arrow_column`, but texts become `Coded`."""
+    if is_arrow_text(column.type):
         texts, codes = arrow_texts(column)
         return Coded([*texts, None], codes)
-    return _column(name, column)
+    return arrow_column(column)
 
 
 def _table(obj: Any, read: Callable[[str, Any], Any]) -> dict[str, Any]:
@@ -103,7 +109,9 @@ def _parts(obj: Any) -> tuple[list[Any], list[Any]]:
 
 def _column(name: str, column: Any) -> np.ndarray:
     """One column as a 1-D array: a numeric type, or objects that are str, numbers or None."""
-    if hasattr(column, "isna") and hasattr(column, "to_numpy"):  # pandas.Series
+    if isinstance(column, Coded):
+        column = np.asarray(column)
+    elif hasattr(column, "isna") and hasattr(column, "to_numpy"):  # pandas.Series
         column = _pandas_column(column)
     elif hasattr(column, "dictionary_encode"):  # pyarrow.Array or ChunkedArray
         column = arrow_column(column)

@@ -63,6 +63,8 @@ class Coded:
     >>> column = Coded(["a", None], np.array([0, 1, 0]))
     >>> len(column), column[1:].codes
     (3, array([1, 0]))
+    >>> np.asarray(column)
+    array(['a', None, 'a'], dtype=object)
     """
 
     __slots__ = ("codes", "texts")
@@ -76,3 +78,7 @@ class Coded:
     def __getitem__(self, rows: Any) -> Coded:
         """Some of the rows: a slice, or what else chooses from an array."""
         return Coded(self.texts, self.codes[rows])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        texts = np.array([*self.texts, None], dtype=object)  # objects, also where there are none
+        return texts[self.codes].astype(object if dtype is None else dtype, copy=False)

@@ -60,15 +60,19 @@ class CategoricalColumn:
         names += [f"{self.name}=<other>"] if self.other else []
         return names + ([f"{self.name}=<missing>"] if self.missing else [])
 
-    def encode(self, texts: list[str | None], codes: np.ndarray, out: np.ndarray) -> None:
-        """Write the features of rows ``texts[codes[i]]`` to ``out``, zeros of (n, features)."""
+    def places(self, texts: list[str | None], codes: np.ndarray) -> np.ndarray:
+        """The feature of each row ``texts[codes[i]]`` that is 1, or -1 for none: int32 (n,)."""
         places: dict[str | None, int] = {text: i for i, text in enumerate(self.categories)}
         unknown = len(self.categories) if self.other else -1
         if self.missing:
             places[None] = len(self.categories) + self.other
-        place = np.array([places.get(text, unknown) for text in texts], dtype=np.intp)[codes]
-        rows = np.flatnonzero(place >= 0)
-        out[rows, place[rows]] = 1.0
+        return np.array([places.get(text, unknown) for text in texts], dtype=np.int32)[codes]
+
+    def encode(self, places: np.ndarray, out: np.ndarray) -> None:
+        """Write the features of rows with these ``places`` to ``out``, (n, features)."""
+        out[...] = 0.0
+        rows = np.flatnonzero(places >= 0)
+        out[rows, places[rows]] = 1.0
 
 
 def default_min_frequency(n_rows: int) -> int:

@@ -11,22 +11,9 @@ from typing import Any
 import numpy as np
 
 from bcenet.data.values import Coded, distinct_values, parse_numbers
+from bcenet.errors import CellError
 
 Column = np.ndarray | Coded
-
-
-class CellError(ValueError):
-    """A cell that is not what its column must hold.
-
-    Attributes: column: its name. row: from 0. what: the rest of the message.
-    """
-
-    def __init__(self, column: str, row: int, what: str) -> None:
-        super().__init__(f"column {column!r}, row {row} (from 0): {what}")
-        self.column, self.row, self.what = column, row, what
-
-    def __reduce__(self) -> Any:
-        return CellError, (self.column, self.row, self.what)
 
 
 def numbers_of(name: str, column: Column, missing_values: Set[str]) -> np.ndarray:

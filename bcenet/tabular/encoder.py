@@ -178,26 +178,33 @@ class TabularEncoder:
         """
         columns = as_columns(table)
         _require("that the encoder needs", self.columns, columns)
-        n_rows = len(columns[self.columns[0]])
-        features = np.zeros((n_rows, self.n_features_out), dtype=np.float32)
-        self.encode(columns, features)
+        values = self.prepare(columns)
+        features = np.empty((len(values[0]), self.n_features_out), dtype=np.float32)
+        self.encode(values, features)
         return features
 
-    def encode(self, columns: Mapping[str, Any], out: np.ndarray) -> None:
-        """Write the features of rows to ``out``, zeros of (n, n_features_out) in float32.
+    def prepare(self, columns: Mapping[str, Any]) -> list[np.ndarray]:
+        """What `encode` takes: an array (n,) a column, float64 numbers or places of categories.
 
         ``columns`` are arrays as `bcenet.data.as_table` gives them, or `Coded`. Raises: as
-        `transform`.
+        `transform`; a `CellError` where it names a row.
         """
         missing_values = frozenset(self.missing_values)
-        start = 0
-        for column in self._columns:
-            stop = start + column.n_features
-            cells, its = columns[column.name], out[:, start:stop]
+        values = []
+        for column in self._fitted():
+            cells = columns[column.name]
             if isinstance(column, NumericColumn):
-                column.encode(numbers_of(column.name, cells, missing_values), its)
+                values.append(numbers_of(column.name, cells, missing_values))
             else:
-                column.encode(*texts_of(column.name, cells, missing_values), its)
+                values.append(column.places(*texts_of(column.name, cells, missing_values)))
+        return values
+
+    def encode(self, values: Sequence[np.ndarray], out: np.ndarray) -> None:
+        """Write the features of prepared rows to ``out``, float32 (n, n_features_out)."""
+        start = 0
+        for column, its in zip(self._fitted(), values, strict=True):
+            stop = start + column.n_features
+            column.encode(its, out[:, start:stop])
             start = stop
 
     def fit_transform(self, table: Any) -> np.ndarray:

@@ -219,10 +219,10 @@ class _Column:
         present = taken[~np.isnan(taken)]
         absent = len(present) < len(taken)
         self._nan = self._nan or absent
-        if self._numbers_lost or is_typed(column):
+        if is_typed(column):
             self._missing = self._missing or absent
         self.sketch.update(np.clip(present, -LIMIT, LIMIT))
-        if self._kind is None and not (self._counting or self._numbers_lost):
+        if self._kind is None and not self._counting:
             self._keep(column if chosen is None else column[chosen], taken, len(present))
 
     def _keep(self, column: Any, values: np.ndarray, count: int) -> None:
@@ -236,12 +236,15 @@ class _Column:
                 counts = np.bincount(codes, minlength=len(cells))
             what = "\0".join([cell or "" for cell in cells])
         else:  # the numbers themselves are in the sketch, but for infinite ones
-            what = column.copy() if np.isinf(values).any() else column.dtype
+            there = not (self._numbers_lost or np.isinf(values).any())
+            what = column.dtype if there else column.copy()
         self._pending.append((what, counts, count))
 
     def _start_counting(self) -> None:
         """Count the texts of the numbers so far; those to come are counted as they come."""
-        values = self.sketch.in_order() if self._pending else np.empty(0)
+        values = np.empty(0)
+        if self._pending and not self._numbers_lost:
+            values = self.sketch.in_order()
         start = 0
         for what, counts, count in self._pending:
             if isinstance(what, str):
@@ -301,15 +304,15 @@ class _Column:
 
     def settle(self) -> None:
         """From EXACT_ROWS on: count the numbers of a column of few, and not those of many."""
-        if self._kind is not None or self._has_words or self._numbers_lost:
+        if self._kind is not None or self._has_words:
             return
-        many = len(self.counts) > _MANY_NUMBERS
-        if not self._counting:
+        many = self._numbers_lost or len(self.counts) > _MANY_NUMBERS
+        if not (many or self._counting):
             many = len(np.unique(self.sketch.in_order())) > _MANY_NUMBERS
             if not many:
                 self._start_counting()
         if many:
-            self._missing = self._nan
+            self._missing = self._missing or self._nan
             self.counts, self._pending = {}, []
             self._counting, self._numbers_lost, self.incomplete = False, True, True
 

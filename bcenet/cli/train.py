@@ -331,7 +331,7 @@ def _read(options: argparse.Namespace) -> _Data:
     source = tables.source_name(options.data)
     table = tables.read(options.data)
     cells = targets.target_column(table, options.target, source)
-    labels = targets.choose_labels(cells, options.positive, options.target)
+    labels = targets.choose_labels(cells, options.positive, options.target, source)
     y = targets.to_targets(cells, labels, options.target, source)
     inputs = _inputs(table, options, source)
     held_out = _held_out(y, options)

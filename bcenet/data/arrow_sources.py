@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import codecs
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from bcenet.data.files import csv_numbers, csv_part, csv_records
+from bcenet.data.arrays import coded_arrow_column
+from bcenet.data.files import csv_cells, csv_numbers, csv_part, csv_records
 from bcenet.data.sources import Choice, Reader, Source, Stamp, copy_columns, is_numeric, refuse_text
 from bcenet.errors import DataFormatError
 
@@ -58,12 +60,26 @@ class _File:
         """The columns of a unit, part by part."""
         raise NotImplementedError
 
+    def cells(
+        self, handle: Any, unit: int, names: list[str], numeric: Collection[str], missing: Any
+    ) -> Iterator[tuple[dict[str, Any], Callable[[int], str]]]:
+        """The columns of a unit part by part, texts as `Coded`, and what to call a row's place.
+
+        Columns of text that are ``numeric`` may come as float64, NaN where one of the texts
+        ``missing`` stands. The places are right until the next part.
+        """
+        raise NotImplementedError
+
 
 class _ArrowFile(_File):
     """A file with a schema."""
 
     kind: str
     schema: Any
+
+    @property
+    def names(self) -> list[str]:
+        return self.schema.names
 
     def batches(self, handle: Any, unit: int, names: list[str]) -> Iterator[Any]:
         """The record batches of a unit."""
@@ -79,6 +95,18 @@ class _ArrowFile(_File):
     def parts(self, handle: Any, unit: int, names: list[str]) -> Iterator[dict[str, np.ndarray]]:
         for batch in self.batches(handle, unit, names):
             yield {name: self._column(name, batch.column(name)) for name in names}
+
+    def cells(
+        self, handle: Any, unit: int, names: list[str], numeric: Collection[str], missing: Any
+    ) -> Iterator[tuple[dict[str, Any], Callable[[int], str]]]:
+        row = sum(self.units[:unit])
+        for batch in self.batches(handle, unit, names):
+            columns = {name: coded_arrow_column(batch.column(name)) for name in names}
+            yield columns, partial(self._place, row)
+            row += batch.num_rows
+
+    def _place(self, first: int, row: int) -> str:
+        return f"{self.path}, row {first + row} (from 0)"
 
     def _column(self, name: str, column: Any) -> np.ndarray:
         import pyarrow
@@ -224,6 +252,29 @@ class _CsvFile(_File):
             raise DataFormatError(f"{self.path}: other rows than when it was opened")
         yield columns
 
+    def cells(
+        self, handle: Any, unit: int, names: list[str], numeric: Collection[str], missing: Any
+    ) -> Iterator[tuple[dict[str, Any], Callable[[int], str]]]:
+        rows = 0
+        for data, line in self._parts(handle, unit):
+            columns = csv_cells(data, self.names, names, numeric, missing)
+            if columns is None:  # texts that the encoder may understand, or name
+                columns = csv_cells(data, self.names, names, (), missing)
+            if columns is None:
+                raise DataFormatError(f"{self.path}: not readable as CSV")
+            rows += len(columns[names[0]])
+            yield columns, partial(self._place, data, line)
+        if rows != self.units[unit]:
+            raise DataFormatError(f"{self.path}: other rows than when it was opened")
+
+    def _place(self, data: Any, line: int, row: int) -> str:
+        layout = self._layout(data, line)
+        return f"{self.path}, line {layout.line(layout.starts[1 + row])}"
+
+    def _parts(self, handle: Any, unit: int) -> Iterator[tuple[bytes, int]]:
+        """The bytes of a unit's parts, and their first lines."""
+        yield self._read(handle, unit), self._places[unit][2]
+
     def layout(self, handle: Any, unit: int) -> Any:
         """The header and the records of a unit, as they stand."""
         return self._layout(self._read(handle, unit), self._places[unit][2])
@@ -260,20 +311,14 @@ class FilesSource(Source):
     """Files of one kind and the same columns: row groups, record batches or parts are units."""
 
     def __init__(self, paths: list[str], target: Any, columns: Any, weight: Any) -> None:
-        require_pyarrow()
-        kinds = {KINDS[os.path.splitext(path)[1].lower()] for path in paths}
-        if len(kinds) > 1:
-            raise ValueError(f"the files must be of one kind; got {', '.join(paths[:4])}")
-        kind = kinds.pop()
-        self._files: list[Any] = [kind(path) for path in paths]
+        self._files = open_files(paths)
         first = self._files[0]
         self.name = first.path
-        has_types = issubclass(kind, _ArrowFile)
-        names = first.schema.names if has_types else first.names
+        has_types = isinstance(first, _ArrowFile)
+        names = first.names
         choice = self._choice = Choice(first.path, names, target, columns, weight)
         for file in self._files:
-            found = file.schema.names if has_types else file.names
-            _check_columns(file.path, found, first.path, names, choice, columns is None)
+            _check_columns(file.path, file.names, first.path, names, choice, columns is None)
             if has_types:
                 self._check_types(file, first)
         self.columns, self.labels = choice.columns, choice.labels
@@ -287,17 +332,7 @@ class FilesSource(Source):
         self.x_dtype = np.result_type(*(dtypes[name] for name in choice.columns))
         self.y_dtype = np.result_type(*(dtypes[name] for name in choice.targets))
         self.weight_dtype = None if weight is None else dtypes[weight]
-        self._places: list[tuple[Any, int, int]] = []  # file, unit in it, its first row in it
-        self.units = []
-        for file in self._files:
-            row = 0
-            for unit, count in enumerate(file.units):
-                if count:
-                    self._places.append((file, unit, row))
-                    self.units.append(count)
-                row += count
-        if not self.units:
-            raise DataFormatError(f"{first.path}: the table has no rows")
+        self._places, self.units = places_of(self._files)
 
     def _check_types(self, file: Any, first: Any) -> None:
         import pyarrow
@@ -320,6 +355,31 @@ class FilesSource(Source):
     def where(self, unit: int) -> tuple[str, int]:
         file, _, row = self._places[unit]
         return file.path, row
+
+
+def open_files(paths: list[str]) -> list[Any]:
+    """The files, which must be of one kind."""
+    require_pyarrow()
+    kinds = {KINDS[os.path.splitext(path)[1].lower()] for path in paths}
+    if len(kinds) > 1:
+        raise ValueError(f"the files must be of one kind; got {', '.join(paths[:4])}")
+    kind = kinds.pop()
+    return [kind(path) for path in paths]
+
+
+def places_of(files: list[Any]) -> tuple[list[tuple[Any, int, int]], list[int]]:
+    """(file, unit in it, its first row in it) of each unit that has rows, and their numbers."""
+    places, units = [], []
+    for file in files:
+        row = 0
+        for unit, count in enumerate(file.units):
+            if count:
+                places.append((file, unit, row))
+                units.append(count)
+            row += count
+    if not units:
+        raise DataFormatError(f"{files[0].path}: the table has no rows")
+    return places, units
 
 
 def _check_columns(

@@ -36,11 +36,13 @@ def open_dataset(
     target: Any = None,
     columns: Any = None,
     weight: Any = None,
+    encoder: Any = None,
+    classes: Any = None,
     window_rows: int | None = None,
 ) -> Dataset:
     """A dataset that `bcenet.fit` trains on without holding it in memory.
 
-    Numbers only: texts and missing values are for `bcenet.tabular`. Files are read by reads, not
+    Numbers only, unless an encoder takes texts and missing values. Files are read by reads, not
     by memory maps, and must stay as they are while the dataset is used.
 
     Arguments:
@@ -57,6 +59,11 @@ def open_dataset(
             names for several outputs.
         columns: of a table, the names of X's columns in order; all but target and weight if None.
         weight: sample weights: the name of a table's column, or a .npy file or an array (n,).
+        encoder: a fitted `bcenet.tabular.TabularEncoder`, which makes X of a table's columns as
+            they are read. The target is then one column with two labels, of text or numbers.
+        classes: (negative, positive): the labels beside an encoder. None finds them in a pass
+            over the target; positive is 1, True, "yes", "true" or "positive", else the second in
+            sorted order.
         window_rows: rows that are shuffled among each other and held in memory, twice; None
             takes 131072, or fewer where those would take more than 128 MiB of X. Never chosen
             from the memory that the machine has, so that the weights are the same everywhere.
@@ -77,7 +84,17 @@ def open_dataset(
         >>> len(history.loss)
         3
     """
-    opened = _source(source, target, columns, weight)
+    if encoder is None:
+        if classes is not None:
+            raise ValueError("classes must be None without an encoder")
+        opened = _source(source, target, columns, weight)
+    else:
+        if columns is not None:
+            raise ValueError("columns must be None beside an encoder, which has its own")
+        from bcenet.data.encoded import EncodedSource
+        from bcenet.data.tables import open_tables
+
+        opened = EncodedSource(open_tables(source), target, encoder, classes, weight)
     if window_rows is None:
         row = max(1, len(opened.columns) * opened.x_dtype.itemsize)
         fitting = _WINDOW_BYTES // row // BLOCK_ROWS * BLOCK_ROWS
@@ -180,6 +197,7 @@ class Dataset(rows_.Stream):
     """Rows in files, arrays or batches: made by `open_dataset`, taken by `bcenet.fit` as X.
 
     Attributes: columns: the names of X's columns. window_rows: see `open_dataset`.
+    classes: (negative, positive), the labels of a target beside an encoder; None without one.
     """
 
     def __init__(
@@ -187,6 +205,7 @@ class Dataset(rows_.Stream):
     ) -> None:
         self._source = source
         self.columns = source.columns
+        self.classes = source.classes
         self.window_rows = window_rows
         self._parts = parts  # (seed, bound, below): the rows whose hash is below it, or is not
         self._summaries: dict[Any, Summary] = {}

@@ -13,7 +13,7 @@ import os
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from bcenet.data.arrays import arrow_column, arrow_texts
-from bcenet.data.values import MISSING_VALUES, parse_numbers
+from bcenet.data.values import MISSING_VALUES, Coded, parse_numbers
 from bcenet.errors import DataFormatError
 
 _COMMA, _QUOTE, _LF, _CR = (ord(c) for c in ',"\n\r')
@@ -294,7 +294,7 @@ def _parse_csv(layout: _Layout, names: list[str], kind: Any, **options: Any) -> 
         memoryview(layout.data)[layout.starts[0] :],
         layout.names,
         names,
-        kind,
+        [kind] * len(names),
         header=True,
         longest=int((layout.ends - layout.starts).max()),
         **options,
@@ -311,7 +311,7 @@ def _parse_records(
     data: Any,
     all_names: list[str],
     names: list[str],
-    kind: Any,
+    kinds: list[Any],
     *,
     header: bool,
     longest: int,
@@ -331,7 +331,9 @@ def _parse_records(
         ),
         csv.ParseOptions(newlines_in_values=True),
         csv.ConvertOptions(
-            include_columns=places, column_types=dict.fromkeys(places, kind), **options
+            include_columns=places,
+            column_types=dict(zip(places, kinds, strict=True)),
+            **options,
         ),
     )
 
@@ -357,21 +359,45 @@ def csv_records(
 
     None where a text is no number as it stands: `csv_numbers` knows more.
     """
+    return csv_cells(data, all_names, names, names, MISSING_VALUES)
+
+
+def csv_cells(
+    data: bytes,
+    all_names: list[str],
+    names: list[str],
+    numeric: Collection[str],
+    missing_values: Sequence[str],
+) -> dict[str, Any] | None:
+    """Columns of checked records without a header: numeric ones as float64, texts as `Coded`.
+
+    Numbers are NaN where one of the ``missing_values`` stands; texts are as they stand but for
+    surrounding blanks. None where a text in a numeric column is no number as it stands.
+    """
     import pyarrow
 
+    kinds = [pyarrow.float64() if name in numeric else pyarrow.string() for name in names]
     try:
         table = _parse_records(
             data,
             all_names,
             names,
-            pyarrow.float64(),
+            kinds,
             header=False,
             longest=len(data),
-            null_values=list(MISSING_VALUES),
+            null_values=list(missing_values),
         )
     except pyarrow.ArrowException:  # a text, or blanks around a missing value
         return None
-    return {name: arrow_column(column) for name, column in zip(names, table.columns, strict=True)}
+    return {
+        name: arrow_column(column) if name in numeric else _stripped(column)
+        for name, column in zip(names, table.columns, strict=True)
+    }
+
+
+def _stripped(column: Any) -> Coded:
+    texts, codes = arrow_texts(column)
+    return Coded([text.strip() for text in texts], codes)
 
 
 def csv_numbers(layout: _Layout, names: list[str]) -> dict[str, np.ndarray]:

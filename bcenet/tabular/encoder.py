@@ -199,6 +199,10 @@ class TabularEncoder:
                 values.append(column.places(*texts_of(column.name, cells, missing_values)))
         return values
 
+    def numbers(self, name: str, column: Any) -> np.ndarray:
+        """Any column as finite float64 numbers, NaN where missing; raises as `prepare`."""
+        return numbers_of(name, column, frozenset(self.missing_values))
+
     def encode(self, values: Sequence[np.ndarray], out: np.ndarray) -> None:
         """Write the features of prepared rows to ``out``, float32 (n, n_features_out)."""
         start = 0

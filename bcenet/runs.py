@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 Sums = tuple[float, float, float]  # of loss, weight and penalty, over batches of an epoch
 BEGINNING: tuple[int, Sums] = (0, (0.0, 0.0, 0.0))
+
+_BETWEEN_CALLS = 0.1  # seconds, about, from telling of progress to the next time
 
 
 class Run:
@@ -49,6 +53,8 @@ class Run:
             entries=rows.most_entries(self._batch_size),
         )
         self.learning_rate = optimizer.learning_rate
+        self.tell: Callable[[int], None] | None = None  # called with rows that steps were taken on
+        self._piece = 64  # batches from one call of it to the next
         # What the engine holds, and where it is published to.
         states = list(zip(("first", "second", "third"), optimizer.state.values(), strict=False))
         self._held = [("statistics", network.statistics), *states]
@@ -140,17 +146,29 @@ class Run:
         seed: int,
     ) -> kernels.Pass:
         plan = self.plan
-        return self.engine.train(
-            rows.sources(),
-            self._batch_size,
-            batches,
-            sums=sums,
-            order=order,
-            rates=None if rates is None else rates[: batches.stop],
-            stage=plan.stage,
-            seed=None if plan.drop_rates is None else seed,
-            epoch=plan.optimizer.epoch,
-        )
+        while True:
+            stop = batches.stop
+            if self.tell is not None:
+                stop = min(stop, batches.start + self._piece)
+            begun = time.monotonic()
+            passed = self.engine.train(
+                rows.sources(),
+                self._batch_size,
+                range(batches.start, stop),
+                sums=sums,
+                order=order,
+                rates=None if rates is None else rates[:stop],
+                stage=plan.stage,
+                seed=None if plan.drop_rates is None else seed,
+                epoch=plan.optimizer.epoch,
+            )
+            if self.tell is not None and passed.status == "done":
+                if time.monotonic() - begun < _BETWEEN_CALLS:
+                    self._piece *= 2
+                self.tell((stop - batches.start) * self._batch_size)
+            if passed.status != "done" or stop == batches.stop:
+                return passed
+            batches, sums = range(stop, batches.stop), passed.sums
 
     def _begin_epoch(self) -> np.ndarray | None:
         """The factors of the learning rate, one a batch."""

@@ -247,6 +247,7 @@ def _fit(
     if callbacks_.shows_progress() and not hooks.show_progress:
         hooks.append(callbacks_.ProgressBar())
     course = _Course(network, plan, hooks, validation)
+    course.state.rows = rows.n
     held = [network._fitting]
     if isinstance(plan.optimizer, optimizers.LBFGS):
         from bcenet import lbfgs
@@ -415,6 +416,7 @@ def _resume(
     writer = checkpoint_.Writer(checkpoint_.home(path), every)
     writer.prepare(saved.config["configuration"], data, resumed=True)
     course = _Course(network, plan, hooks, validation, saved)
+    course.state.rows = rows.n
 
     def train() -> None:
         course.run(lambda: _train(runs.Run(network, rows, plan, saved), course, writer))
@@ -538,6 +540,12 @@ class _Course:
         finally:
             self.callbacks.call("on_fit_end", self.state)
 
+    def tell(self, rows: int) -> None:
+        """Note rows of the epoch that is running, and call the hook."""
+        self.state.rows_done += rows
+        self.state.seconds = self.seconds
+        self.callbacks.call("on_progress", self.state)
+
     def after_epoch(self, loss: float, penalty: float, learning_rate: float | None = None) -> bool:
         """Note an epoch, measure the validation loss, call the hooks; whether to stop."""
         state, history, schedule = self.state, self.history, self._plan.schedule
@@ -549,6 +557,7 @@ class _Course:
             state.validation_loss = measured = self._validation_loss(self._validation)
             history.validation_loss.append(measured)
         state.epoch += 1
+        state.rows_done = 0
         state.seconds = self.seconds
         stop = schedule is not None and schedule.end_epoch(
             measured, self._plan.optimizer.learning_rate
@@ -569,6 +578,8 @@ class _Course:
 def _train(run: runs.Run, course: _Course, writer: Writer | None) -> None:
     """Epoch after epoch, and the end of the threads."""
     try:
+        if course.callbacks.has("on_progress"):
+            run.tell = course.tell
         if writer is not None:
             writer.begin(run, course)
         _epochs(run, course, writer)
@@ -587,7 +598,7 @@ def _epochs(run: runs.Run, course: _Course, writer: Writer | None) -> None:
     except (KeyboardInterrupt, SystemExit):
         if writer is not None:
             writer.rescue()
-            run.publish_last_step()
+        run.publish_last_step()
         raise
 
 

@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> None:
     cells = targets.target_column(table, model.target, source, "the model's target")
     y = targets.to_targets(cells, model.labels, model.target, source)
     X = tables.encode(model.encoder, table, source)
-    measures = report.measure(model, X, y, options.threads)
+    measures = report.measure(model, [(X, y)], options.threads)
     if options.json:
         report.print_json(
             {

@@ -53,6 +53,7 @@ def open_dataset(
             - a Parquet, Arrow IPC (.arrow, .feather, .ipc) or CSV file, a folder of them (with
               the folders in it, sorted by name), or a list of files;
             - a pandas or polars frame, a pyarrow Table, a mapping of names to columns;
+            - beside an encoder, what `read_blocks` gave: the files are then not checked again;
             - a re-iterable of batches (X, y) or (X, y, sample_weight), without a ``target``: a
               list, or an object whose ``__iter__`` starts anew with the same rows every time.
         target: of a table, the name of the column of 0 and 1 (or probabilities), or a list of
@@ -246,11 +247,9 @@ class Dataset(rows_.Stream):
             >>> train.scan().n, held_out.scan().n
             (898, 102)
         """
-        share = checks.number("fraction", fraction, 0.0, 1.0, open_minimum=True, open_maximum=True)
-        seed = checks.integer("seed", seed, 0, 2**64 - 1)
-        bound = int(share * 2.0**64)
+        drawn = _drawn(fraction, seed)
         rest, part = (
-            Dataset(self._source, self.window_rows, (*self._parts, (seed, bound, below)))
+            Dataset(self._source, self.window_rows, (*self._parts, (*drawn, below)))
             for below in (False, True)
         )
         rest._lengths = part._lengths = self._lengths
@@ -263,8 +262,7 @@ class Dataset(rows_.Stream):
         positions = np.arange(start, start + count, dtype=np.uint64)
         chosen = np.ones(count, bool)
         for seed, bound, below in self._parts:
-            hashes = random_bits(positions, seed)
-            chosen &= (hashes < np.uint64(bound)) == below
+            chosen &= (random_bits(positions, seed) < np.uint64(bound)) == below
         return chosen
 
     def _units(self) -> range:
@@ -392,6 +390,19 @@ class Dataset(rows_.Stream):
                 together = max(1.0, self.window_rows * len(self._lengths) / sum(self._lengths))
             drift = 0.0 if n <= self.window_rows else spread / together**0.5
         return Summary(n, labels, positive, weight, drift, lowest, highest)
+
+
+def _drawn(fraction: float, seed: int) -> tuple[int, int]:
+    """(seed, bound): rows with random bits below the bound are in the part."""
+    share = checks.number("fraction", fraction, 0.0, 1.0, open_minimum=True, open_maximum=True)
+    return checks.integer("seed", seed, 0, 2**64 - 1), int(share * 2.0**64)
+
+
+def in_part(start: int, count: int, fraction: float, seed: int) -> np.ndarray:
+    """Which rows from a position on are in the part of `Dataset.split`: bool (count,)."""
+    seed, bound = _drawn(fraction, seed)
+    positions = np.arange(start, start + count, dtype=np.uint64)
+    return random_bits(positions, seed) < np.uint64(bound)
 
 
 def random_bits(positions: np.ndarray, seed: int) -> np.ndarray:
@@ -546,7 +557,8 @@ class _Walk:
                 if out is not None:
                     np.take(array, places, axis=0, out=out, mode="clip")
         if check is not None and found:
-            check(self._where, self._row, *target)
+            X, *others = target
+            check(self._where, self._row, None if self._dataset._source.finite else X, *others)
         self._row += found
         self.position += found
         self._left -= found

@@ -22,6 +22,7 @@ class EncodedSource(Source):
     """
 
     classes: tuple[Any, Any]
+    finite = True
 
     def __init__(
         self, tables: Tables, target: Any, encoder: Any, classes: Any, weight: Any

@@ -27,7 +27,8 @@ class Source:
         name: what messages call it. columns: names of X's columns. x_dtype, y_dtype, weight_dtype:
         as they are read; the last is None without weights. labels: () for y of shape (n,), (k,)
         for (n, k). units: rows of each unit, or None where the rows come in one sequence of
-        unknown length. classes: (negative, positive) where y is made of labels.
+        unknown length. classes: (negative, positive) where y is made of labels. finite: whether X
+        needs no check of its numbers.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Source:
     labels: tuple[int, ...]
     units: list[int] | None
     classes: tuple[Any, Any] | None = None
+    finite = False
 
     def open(self) -> Reader:
         raise NotImplementedError

@@ -152,7 +152,9 @@ class _MemoryParts:
 
 
 def open_tables(source: Any) -> Tables:
-    """A file's path, a folder's, a list of files, or columns in memory."""
+    """A file's path, a folder's, a list of files, `Blocks`, or columns in memory."""
+    if isinstance(source, Blocks):
+        return source.tables
     from bcenet.data.dataset import paths_of
 
     if is_path(source):
@@ -173,7 +175,7 @@ class Blocks:
     """
 
     def __init__(self, tables: Tables, columns: list[str]) -> None:
-        self._tables = tables
+        self.tables = tables
         self.columns, self.rows = columns, tables.rows
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -182,9 +184,9 @@ class Blocks:
 
     def parts(self) -> Iterator[Part]:
         """The blocks, and what messages call the place of a row in each."""
-        reader = self._tables.open(self.columns)
+        reader = self.tables.open(self.columns)
         try:
-            for unit in range(len(self._tables.units)):
+            for unit in range(len(self.tables.units)):
                 yield from reader.parts(unit)
         finally:
             reader.close()

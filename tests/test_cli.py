@@ -68,33 +68,6 @@ def model(data, capsys):
     return data.removesuffix(".csv") + ".bcenet"
 
 
-@pytest.fixture
-def run(capsys):
-    """Runs the command; gives its standard output after checking status and errors."""
-
-    def run(*arguments, status=0):
-        returned = main([str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        assert returned == status, printed.err
-        run.err = printed.err
-        return printed.out
-
-    return run
-
-
-@pytest.fixture
-def refused(run):
-    """Runs the command, which must end with status 2 and one line; gives that line's message."""
-
-    def refused(*arguments):
-        assert run(*arguments, status=2) == ""
-        assert run.err.startswith("bcenet: error: ")
-        assert run.err.count("\n") == 1
-        return run.err.removeprefix("bcenet: error: ").strip()
-
-    return refused
-
-
 def spawn(*arguments, **options):
     """The command in a process of its own."""
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options

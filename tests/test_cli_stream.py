@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import itertools
 import json
@@ -15,7 +16,7 @@ from test_cli import make_rows, write_rows
 
 import bcenet
 from bcenet import metrics
-from bcenet.cli import main, progress, streaming, training_data
+from bcenet.cli import main, progress, streaming, tables, training_data
 from bcenet.data import arrow_sources, open_dataset, read_table
 from bcenet.data.dataset import in_part
 from bcenet.tabular import TabularEncoder
@@ -167,6 +168,43 @@ def test_what_cannot_be_streamed_is_refused(refused, data, tmp_path):
     ]
     for arguments, message in cases:
         assert message in refused(*TRAIN, *arguments)
+
+
+def test_large_data_are_predicted_and_evaluated_in_parts(run, data, tmp_path, monkeypatch):
+    model = tmp_path / "m.bcenet"
+    run(*TRAIN, data, "--model", model)
+
+    def outputs():
+        written = run("predict", model, data)
+        run("predict", model, data, "-o", tmp_path / "p.csv.gz")
+        with gzip.open(tmp_path / "p.csv.gz", "rt") as file:
+            assert file.read() == written
+        return written, json.loads(run("evaluate", model, data, "--json"))
+
+    in_memory = outputs()
+    monkeypatch.setattr(streaming, "LARGE_BYTES", 1000)
+    monkeypatch.setattr(streaming, "BLOCK_ROWS", 100)
+    monkeypatch.setattr(tables, "read", None)  # the reader of whole tables
+    assert outputs() == in_memory
+
+
+def test_bad_cells_of_large_data_are_named(run, refused, data, tmp_path, monkeypatch):
+    model = tmp_path / "m.bcenet"
+    run(*TRAIN, data, "--model", model)
+    monkeypatch.setattr(streaming, "LARGE_BYTES", 1000)
+    lines = make_rows(rows=ROWS)
+    lines[1001][0], lines[1201][4] = "big", "maybe"
+    path = write_rows(tmp_path / "bad.csv", lines)
+    out = tmp_path / "p.csv"
+    message = f"{path}, line 1002, column 'size': must be a number; got 'big'"
+    assert refused("predict", model, path, "-o", out) == message
+    assert not out.exists()
+    lines[1001][0] = "1"
+    path = write_rows(tmp_path / "bad.csv", lines)
+    message = f"{path}, line 1202, column 'answer': must be 'no' or 'yes'; got 'maybe'"
+    assert refused("evaluate", model, path) == message
+    path = write_rows(tmp_path / "bad.csv", [line[:4] for line in lines])
+    assert "the model's target" in refused("evaluate", model, path)
 
 
 # ------------------------------------------------------------------------------------- progress

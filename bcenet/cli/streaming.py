@@ -1,21 +1,25 @@
-"""Training data that is read in parts: the encoder is fitted in one pass over the files."""
+"""Large data, read in parts: to train, encoders are fitted in one pass over the files."""
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+
+import numpy as np
 
 from bcenet.cli import tables
 from bcenet.cli.progress import Reading
-from bcenet.cli.training_data import Data
+from bcenet.cli.training_data import Data, measured_blocks
 from bcenet.data import open_dataset, read_blocks
 from bcenet.data.arrow_sources import KINDS
 from bcenet.data.dataset import in_part
 from bcenet.data.encoded import located
 from bcenet.data.labels import choose_labels, distinct_labels
+from bcenet.data.sources import BLOCK_ROWS
 from bcenet.data.tables import Blocks
+from bcenet.model import Model
 from bcenet.tabular import TabularEncoder
 
 LARGE_BYTES = 1 << 28
@@ -30,6 +34,29 @@ def is_large(path: str) -> bool:
         return True
     known = os.path.splitext(path)[1].lower() in KINDS
     return known and os.path.exists(path) and os.path.getsize(path) > LARGE_BYTES
+
+
+def labelled_blocks(model: Model, data: str) -> Iterable[tuple[Any, ...]]:
+    """Blocks (X, y) of large data to measure a model on: all rows, or many of very many."""
+    tables.prepare_pyarrow()
+    blocks = read_blocks(data)
+    known = dict.fromkeys(blocks.columns)
+    tables.require_columns("the model's target", [model.target], known, data)
+    dataset = open_dataset(blocks, target=model.target, encoder=model.encoder, classes=model.labels)
+    return measured_blocks(dataset, blocks.rows, 0)
+
+
+def encoded_blocks(encoder: TabularEncoder, data: str) -> Iterator[np.ndarray]:
+    """The features of large data, a few thousand rows at a time."""
+    tables.prepare_pyarrow()
+    for columns, place in read_blocks(data, columns=encoder.columns).parts():
+        with located(place):
+            values = encoder.prepare(columns)
+        for start in range(0, len(values[0]), BLOCK_ROWS):
+            part = [its[start : start + BLOCK_ROWS] for its in values]
+            X = np.empty((len(part[0]), encoder.n_features_out), np.float32)
+            encoder.encode(part, X)
+            yield X
 
 
 def read(options: argparse.Namespace) -> Data:

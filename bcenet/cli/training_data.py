@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bcenet.data import Dataset
     from bcenet.tabular import TabularEncoder
 
 # Measures hold a few numbers a row; of more rows than this, about so many are taken at random.
@@ -40,7 +41,12 @@ class Data:
         if isinstance(data, tuple) and len(data) == 2:
             return [data]
         dataset = data[0] if isinstance(data, tuple) else data
-        if rows > MOST_MEASURED:
-            # Another seed than that of the split, whose bits have chosen these rows.
-            dataset = dataset.split(MOST_MEASURED / rows, seed ^ 1)[1]
-        return dataset.blocks()
+        # Another seed than that of the split, whose bits have chosen these rows.
+        return measured_blocks(dataset, rows, seed ^ 1)
+
+
+def measured_blocks(dataset: Dataset, rows: int, seed: int) -> Iterable[tuple[Any, ...]]:
+    """Blocks (X, y) of a dataset's rows, or of about MOST_MEASURED of them."""
+    if rows > MOST_MEASURED:
+        dataset = dataset.split(MOST_MEASURED / rows, seed)[1]
+    return dataset.blocks()

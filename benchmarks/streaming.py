@@ -1,36 +1,48 @@
 """Streaming fits beside a fit in memory, and the memory of one on a large file.
 
-    python -m benchmarks.streaming [--rows N] [--rounds N] [--threads N] [--large GIB]
+    python -m benchmarks.streaming [--rows N] [--rounds N] [--threads N] [--large GIB] [--csv]
 
 28-64-32-1, batch 200, Adam, float32; rates are of the second of two epochs, medians of rounds in
 which all sources take their turn. With --large, one epoch on a .npy file of that size, in a process
-held to 1 GiB by RLIMIT_DATA. It needs the extra `arrow`, and writes beside itself under --folder.
+held to 1 GiB by RLIMIT_DATA. With --csv, the stages from a CSV file to a trained model: the census
+data of examples/, repeated to --rows rows (1,000,000 if it is not given). It needs the extra
+`arrow`, and writes beside itself under --folder.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import os
+import pathlib
 import resource
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import pyarrow
+import pyarrow.csv
 import pyarrow.parquet
 
 import bcenet
 from bcenet.cli import arguments
+from bcenet.data import open_dataset, read_blocks
+from bcenet.data.sources import BLOCK_ROWS
+from bcenet.data.tables import Blocks
+from bcenet.tabular import TabularEncoder
 from benchmarks.rivals.options import Parser
 
 COLUMNS = 28
 ROW_GROUP = 65_536
+IN_MEMORY = 200_000  # rows of the census data that are trained on in memory
 
 
-def epoch_rate(threads: int | None, rows: int, *data) -> float:
+def epoch_rate(threads: int | None, rows: int, *data, columns: int = COLUMNS) -> float:
     """Rows a second of the second epoch."""
-    net = bcenet.Network([COLUMNS, 64, 32, 1], random_state=0)
+    net = bcenet.Network([columns, 64, 32, 1], random_state=0)
     times: list[float] = []
     bcenet.fit(
         net,
@@ -137,17 +149,91 @@ def train_large(folder: str, gibibytes: int, threads: int | None) -> None:
           f"peak RssAnon {max(peaks):.0f} MiB under RLIMIT_DATA of 1 GiB")  # fmt: skip
 
 
+def write_census(path: str, rows: int) -> None:
+    """The census data, over and over."""
+    packed = pathlib.Path(__file__).parent.parent / "examples" / "adult.csv.gz"
+    header, *lines = gzip.decompress(packed.read_bytes()).splitlines(keepends=True)
+    with open(path, "wb") as file:
+        file.write(header)
+        for start in range(0, rows, len(lines)):
+            file.writelines(lines[: rows - start])
+
+
+def learn(blocks: Iterable[Any]) -> TabularEncoder:
+    return TabularEncoder().fit_blocks(blocks)
+
+
+def read_parts(tables: Any, names: list[str], encoder: TabularEncoder) -> list[dict[str, Any]]:
+    """The columns as a dataset reads them, before they are encoded."""
+    reader = tables.open(names, encoder.numeric_columns, encoder.missing_values)
+    return [columns for unit in range(len(tables.units)) for columns, _ in reader.parts(unit)]
+
+
+def encode_parts(encoder: TabularEncoder, parts: list[dict[str, Any]]) -> None:
+    out = np.empty((BLOCK_ROWS, encoder.n_features_out), np.float32)
+    for part in parts:
+        values = encoder.prepare(part)
+        for start in range(0, len(values[0]), BLOCK_ROWS):
+            its = [column[start : start + BLOCK_ROWS] for column in values]
+            encoder.encode(its, out[: len(its[0])])
+
+
+def from_csv(folder: str, rows: int, rounds: int, threads: int | None) -> None:
+    path, target = f"{folder}/census.csv", "income"
+    write_census(path, rows)
+    rates: dict[str, list[float]] = {}
+
+    def measure(name: str, run: Callable[..., Any], *arguments: Any) -> Any:
+        begun = time.perf_counter()
+        result = run(*arguments)
+        rates.setdefault(name, []).append(rows / (time.perf_counter() - begun))
+        return result
+
+    alone = pyarrow.csv.ReadOptions(use_threads=False)
+    for _ in range(rounds):
+        measure("pyarrow.csv alone, one thread", pyarrow.csv.read_csv, path, alone)
+        blocks = measure("find and check the parts, once", read_blocks, path)
+        inputs = [name for name in blocks.columns if name != target]
+        encoder = measure("read and learn the encoder, once", learn, Blocks(blocks.tables, inputs))
+        measure("learn the encoder alone", learn, list(Blocks(blocks.tables, inputs)))
+        parts = measure("read alone", read_parts, blocks.tables, [*inputs, target], encoder)
+        measure("encode alone", encode_parts, encoder, parts)
+        del parts
+        labels = ("<=50K", ">50K")
+        dataset = open_dataset(blocks, target=target, encoder=encoder, classes=labels)
+        in_memory = next(dataset.blocks(min(rows, IN_MEMORY)))
+        for name, data in (("train alone", in_memory), ("an epoch", (dataset,))):
+            count = rows if data[0] is dataset else len(in_memory[1])
+            rate = epoch_rate(threads, count, *data, columns=encoder.n_features_out)
+            rates.setdefault(name, []).append(rate)
+        del in_memory
+    print(f"{rows:,} rows, {os.path.getsize(path) / 2**20:.0f} MiB of CSV, "
+          f"{encoder.n_features_out} features\n")  # fmt: skip
+    print("| stage | million rows/s |")
+    print("|---|---:|")
+    middle = {name: float(np.median(found)) for name, found in rates.items()}
+    for name, rate in middle.items():
+        print(f"| {name} | {rate / 1e6:.2f} |")
+    checked = 1 / (1 / middle["read alone"] + 1 / middle["find and check the parts, once"])
+    print(f"\nreading with checks: {checked / 1e6:.2f} million rows/s; "
+          f"encoding is {middle['encode alone'] / checked:.2f} times as fast")  # fmt: skip
+
+
 def main() -> None:
     parser = Parser(prog="python -m benchmarks.streaming", description=__doc__.splitlines()[0])
     whole = arguments.integer(1)
-    parser.add_argument("--rows", type=whole, default=2_000_000, metavar="N")
+    parser.add_argument("--rows", type=whole, metavar="N")
     parser.add_argument("--rounds", type=whole, default=5, metavar="N")
     parser.add_argument("--threads", type=whole, default=2, metavar="N")
     parser.add_argument("--large", type=whole, metavar="GIB")
+    parser.add_argument("--csv", action="store_true")
     parser.add_argument("--folder", help="where the files go for the while (default: the system's)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        if options.large is None:
+        if options.csv:
+            from_csv(folder, options.rows or 1_000_000, options.rounds, options.threads)
+        elif options.large is None:
+            options.rows = options.rows or 2_000_000
             compare(folder, options)
         else:
             train_large(folder, options.large, options.threads)

@@ -38,8 +38,9 @@ class Run:
         optimizer.seed = plan.seed
         self._batch_size = min(plan.batch_size, rows.n)
         self.batches = math.ceil(rows.n / self._batch_size)
-        step = 3 * network._work(self._batch_size)
-        whole = 3 * network._work(rows.n) * plan.epochs
+        entries = rows.most_entries(self._batch_size)
+        step = network._step_work(self._batch_size, entries, plan.objective.lazy)
+        whole = step * self.batches * plan.epochs
         self.engine = kernels.Engine(
             network.shape,
             network.dtype,
@@ -50,7 +51,7 @@ class Run:
             drop_rates=plan.drop_rates,
             batch_statistics=True,
             averages=averaging is not None,
-            entries=rows.most_entries(self._batch_size),
+            entries=entries,
         )
         self.learning_rate = optimizer.learning_rate
         self.tell: Callable[[int], None] | None = None  # called with rows that steps were taken on
@@ -143,7 +144,7 @@ class Run:
         *,
         order: np.ndarray | None,
         rates: np.ndarray | None,
-        seed: int,
+        sequence: int = -1,
     ) -> kernels.Pass:
         plan = self.plan
         while True:
@@ -159,8 +160,9 @@ class Run:
                 order=order,
                 rates=None if rates is None else rates[:stop],
                 stage=plan.stage,
-                seed=None if plan.drop_rates is None else seed,
+                seed=None if plan.drop_rates is None else plan.seed,
                 epoch=plan.optimizer.epoch,
+                sequence=sequence,
             )
             if self.tell is not None and passed.status == "done":
                 if time.monotonic() - begun < _BETWEEN_CALLS:
@@ -199,7 +201,7 @@ class Run:
         order = None
         if plan.shuffle:
             order = kernels.row_order(plan.seed, plan.optimizer.epoch, self.rows.n)
-        options: dict[str, Any] = {"order": order, "rates": self._begin_epoch(), "seed": plan.seed}
+        options: dict[str, Any] = {"order": order, "rates": self._begin_epoch()}
         first, sums = self._kept_at
         while True:
             stop = self.batches if writer is None else writer.next_stop(first)
@@ -308,7 +310,7 @@ class StreamRun(Run):
                 batches = -(-rows.n // size) if last else rows.n // size
                 self._keep()
                 its_rates = None if rates is None else rates[done : done + batches]
-                options = {"order": order, "rates": its_rates, "seed": window.seed}
+                options = {"order": order, "rates": its_rates, "sequence": done * size}
                 passed = self._train(rows, range(batches), sums, **options)
                 pending = self.engine.take_pending()
                 if passed.status == "bad parameters":

@@ -537,7 +537,8 @@ def test_progress_within_epochs_changes_no_bit(streamed, monkeypatch):
     monkeypatch.setattr(runs, "_BETWEEN_CALLS", 0.0)
     X, y = problem(1000, 5)
     data = (bcenet.data.open_dataset((X, y), window_rows=300),) if streamed else (X, y)
-    options = {"batch_size": 7, "epochs": 2, "random_state": 1, "schedule": "cosine"}
+    options = {"batch_size": 7, "epochs": 2, "random_state": 1, "dropout": 0.2}
+    options["schedule"] = "cosine"
     nets = [bcenet.Network([5, 4, 1], random_state=0) for _ in range(2)]
     followed = Followed()
     bcenet.fit(nets[0], *data, **options)

@@ -158,6 +158,7 @@ def test_what_cannot_be_streamed_is_refused(refused, data, tmp_path):
             (data, "--stream", "--checkpoint", tmp_path / "c"),
             "--checkpoint and --resume are not",
         ),
+        ((data, "--stream", "--hashed", "code"), "--hashed is not for data"),
         (("-", "--stream", "--model", tmp_path / "m"), "--stream needs a file or a folder"),
         ((one, "--stream"), "column 'answer' must have two labels; got 1: 'no'"),
         ((data, "--stream", "--drop", "colur"), "has no column 'colur' (did you mean 'colour'?)"),
@@ -185,6 +186,20 @@ def test_large_data_are_predicted_and_evaluated_in_parts(run, data, tmp_path, mo
     monkeypatch.setattr(streaming, "LARGE_BYTES", 1000)
     monkeypatch.setattr(streaming, "BLOCK_ROWS", 100)
     monkeypatch.setattr(tables, "read", None)  # the reader of whole tables
+    assert outputs() == in_memory
+
+
+def test_with_hashed_columns_a_large_file_is_read_whole(run, data, tmp_path, monkeypatch):
+    model = tmp_path / "m.bcenet"
+    command = [*TRAIN, data, "--hashed", "code", "--hashed-features", "64", "--model", model]
+
+    def outputs():
+        run(*command)
+        evaluated = json.loads(run("evaluate", model, data, "--json"))
+        return bytes_of(model), run("predict", model, data), evaluated
+
+    in_memory = outputs()
+    monkeypatch.setattr(streaming, "LARGE_BYTES", 1000)
     assert outputs() == in_memory
 
 

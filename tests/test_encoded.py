@@ -224,6 +224,7 @@ def test_a_label_that_turns_up_later_is_named(tmp_path, columns):
 def test_one_class_and_other_arguments_are_refused(columns):
     encoder = encoder_of(columns)
     one = columns | {"label": np.full(ROWS, "no", object)}
+    hashing = TabularEncoder(hashed=["code"]).fit(inputs_of(columns))
     cases = [
         (one, {}, ValueError, "'label' must have two labels; got 1: 'no'"),
         (columns, {"target": ["label"]}, TypeError, "target must name a column beside an encoder"),
@@ -233,6 +234,7 @@ def test_one_class_and_other_arguments_are_refused(columns):
         (columns, {"columns": ["x"]}, ValueError, "columns must be None beside an encoder"),
         (columns, {"classes": "ab"}, ValueError, "classes must be"),
         (columns, {"encoder": 3}, TypeError, "encoder must be a TabularEncoder; got 3"),
+        (columns, {"encoder": hashing}, ValueError, "encoder must not hash columns, .* 'code'"),
         (columns, {"encoder": TabularEncoder()}, ValueError, "must be fitted first"),
         (columns, {"encoder": None, "classes": ("a", "b")}, ValueError, "without an encoder"),
         (np.zeros((3, 2)), {}, ValueError, "no column 'x' of its own"),

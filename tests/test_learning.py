@@ -209,6 +209,27 @@ def test_memory_does_not_grow_with_the_rows(monkeypatch):
     assert peak(1 << 17) < 1.2 * peak(1 << 15)
 
 
+def test_blocks_of_a_row_take_no_more_memory():
+    """Of 20,000 blocks of a row: 8 bytes a number, and the texts twice."""
+
+    def blocks():
+        for i in range(20_000):
+            yield {"x": np.array([i / 7]), "t": np.array([str(i)], dtype=object)}
+
+    tracemalloc.start()
+    try:
+        encoder = TabularEncoder()
+        learner = encoder.learner()
+        for block in blocks():
+            learner.add(block)
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert held < 20_000 * 60
+    encoder.take(learner)
+    assert encoder.numeric_columns == ("x", "t")
+
+
 def test_types_are_those_of_all_rows_and_the_rest_that_of_the_chosen():
     rng = np.random.default_rng(3)
     n = 500
@@ -230,6 +251,23 @@ def test_types_are_those_of_all_rows_and_the_rest_that_of_the_chosen():
     expected = TabularEncoder(categorical=["code"]).fit(some)
     assert encoder.transform(table).tobytes() == expected.transform(table).tobytes()
     assert encoder.feature_names_out == expected.feature_names_out
+
+
+@pytest.mark.parametrize("others", [True, False])
+def test_of_hashed_columns_nothing_is_learnt(others):
+    rng = np.random.default_rng(6)
+    table = {"id": np.array([f"u{i}" for i in rng.integers(0, 99, 200)], dtype=object)}
+    if others:
+        table["x"] = rng.normal(size=200)
+    options = {"hashed": ["id"], "n_hashed_features": 50}
+    whole = TabularEncoder(**options).fit(table)
+    encoder = TabularEncoder(**options).fit_blocks(cut(table, [3, 120]))
+    assert state_of(encoder) == state_of(whole)
+    assert encoder.columns == ("x", "id")[not others :]
+    found = TabularEncoder(**options)
+    learner = found.learner()
+    learner.add(table)
+    assert [column.name for column in learner._columns] == (["x"] if others else [])
 
 
 def test_frames_in_chunks():
@@ -255,7 +293,7 @@ def test_frames_in_chunks():
         ([{"x": []}], "at least one column and one row"),
         ([{"x": [1, 2]}, {"y": [1]}], "a block of the table lacks the column 'x'"),
         ([{"x": [1, 2]}, {"x": [1], "y": [1]}], "has, as the first has not, the column 'y'"),
-        ([{"z": [1, 2]}], "named in numeric or categorical; missing: 'x'"),
+        ([{"z": [1, 2]}], "named in numeric, categorical or hashed; missing: 'x'"),
         ([{"x": [1, 2]}, {"x": ["3", "b"]}], r"column 'x', row 3 \(from 0\): must be a number"),
         ([{"x": [1, 2]}, {"x": ["3", "inf"]}], r"column 'x', row 3 \(from 0\): must be a finite"),
     ],

@@ -7,8 +7,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import numpy as np
-
 from bcenet.cli import tables
 from bcenet.cli.progress import Reading
 from bcenet.cli.training_data import Data, measured_blocks
@@ -46,16 +44,14 @@ def labelled_blocks(model: Model, data: str) -> Iterable[tuple[Any, ...]]:
     return measured_blocks(dataset, blocks.rows, 0)
 
 
-def encoded_blocks(encoder: TabularEncoder, data: str) -> Iterator[np.ndarray]:
-    """The features of large data, a few thousand rows at a time."""
+def encoded_blocks(encoder: TabularEncoder, data: str) -> Iterator[Any]:
+    """The features of large data, part by part."""
     tables.prepare_pyarrow()
     for columns, place in read_blocks(data, columns=encoder.columns).parts():
-        with located(place):
-            values = encoder.prepare(columns)
-        for start in range(0, len(values[0]), BLOCK_ROWS):
-            part = [its[start : start + BLOCK_ROWS] for its in values]
-            X = np.empty((len(part[0]), encoder.n_features_out), np.float32)
-            encoder.encode(part, X)
+        for start in range(0, len(columns[encoder.columns[0]]), BLOCK_ROWS):
+            rows = slice(start, start + BLOCK_ROWS)
+            with located(_from(-start, place)):
+                X = encoder.transform({name: column[rows] for name, column in columns.items()})
             yield X
 
 

@@ -179,11 +179,19 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     for option, remark in [
         ("--numeric", "columns to take as numbers"),
         ("--categorical", "columns to take as categories"),
+        ("--hashed", "columns of very many values, such as ids, to hash"),
         ("--drop", "columns not to use"),
     ]:
         columns.add_argument(
             option, type=arguments.names, default=[], metavar="COL,COL", help=remark
         )
+
+    columns.add_argument(
+        "--hashed-features",
+        type=arguments.integer(1),
+        metavar="N",
+        help="features that the hashed columns share (default: 262144)",
+    )
 
     parser.add_argument(
         "--stream",
@@ -203,6 +211,8 @@ def run(options: argparse.Namespace) -> None:
     from bcenet.model import Model
 
     _check_checkpoint(options)
+    if options.hashed_features and not options.hashed:
+        raise ValueError("--hashed-features needs --hashed")
     path = _model_path(options)
     optimizer = _optimizer(options)
     data = _data(options)
@@ -231,6 +241,7 @@ def run(options: argparse.Namespace) -> None:
             schedule=options.schedule,
             dropout=options.dropout,
             averaging=None,
+            lazy=bool(options.hashed),
             batch_size=batch_size,
             shuffle=True,
             epochs=options.epochs or (200 if validation else 20),
@@ -320,10 +331,15 @@ def _data(options: argparse.Namespace) -> Data:
 
     if options.stream and options.data == "-":
         raise ValueError("--stream needs a file or a folder; standard input can be read only once")
-    if not (options.stream or streaming.is_large(options.data)):
+    large = streaming.is_large(options.data)
+    if options.hashed and os.path.isfile(options.data):
+        large = False
+    if not (options.stream or large):
         return _read(options)
     if options.checkpoint or options.resume:
         raise ValueError("--checkpoint and --resume are not for data that are read in parts")
+    if options.hashed:
+        raise ValueError("--hashed is not for data that are read in parts")
     return streaming.read(options)
 
 
@@ -356,7 +372,7 @@ def _read(options: argparse.Namespace) -> Data:
         encoder,
         (X, y[~held_out]),
         (X_held_out, y_held_out) if held_out_rows else None,
-        len(X),
+        X.shape[0],
         held_out_rows,
         int(y[~held_out].sum(dtype="float64")),
         int(y_held_out.sum(dtype="float64")),
@@ -440,6 +456,7 @@ def _inputs(
     inputs = {name: column for name, column in inputs.items() if name not in options.drop}
     tables.require_columns("--numeric", options.numeric, inputs, source)
     tables.require_columns("--categorical", options.categorical, inputs, source)
+    tables.require_columns("--hashed", options.hashed, inputs, source)
     return inputs
 
 
@@ -453,7 +470,12 @@ def _encoder(
     """
     from bcenet.tabular import TabularEncoder
 
-    encoder = TabularEncoder(numeric=options.numeric, categorical=options.categorical)
+    encoder = TabularEncoder(
+        numeric=options.numeric,
+        categorical=options.categorical,
+        hashed=options.hashed,
+        n_hashed_features=options.hashed_features or 2**18,
+    )
     learner = encoder.learner()
     learner.add(inputs, chosen)
     return encoder.take(learner)
@@ -504,6 +526,7 @@ def _describe(target: str, data: Data, network: Network) -> None:
     kinds = {
         "numeric": encoder.numeric_columns,
         "categorical": encoder.categorical_columns,
+        "hashed": encoder.hashed_columns,
         "constant and dropped": encoder.dropped_columns,
     }
     sizes = "-".join(map(str, network.layer_sizes))

@@ -36,6 +36,11 @@ class EncodedSource(Source):
         for name in ("columns", "numeric_columns", "prepare", "encode"):
             if not hasattr(encoder, name):
                 raise TypeError(f"encoder must be a TabularEncoder; got {checks.describe(encoder)}")
+        if encoder.hashed_columns:
+            raise ValueError(
+                "encoder must not hash columns, for a dataset's X is dense; "
+                f"it hashes {encoder.hashed_columns[0]!r}"
+            )
         self.tables, self._encoder = tables, encoder
         self.target, self.weight = target, weight
         needed = list(encoder.columns)

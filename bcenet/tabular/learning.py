@@ -28,6 +28,7 @@ MOST_TEXTS = 1 << 21
 # far as counting goes: its texts are counted again only once it holds one that is no number.
 _MANY_NUMBERS = 1 << 14
 _LONG = 64  # characters for which a text counts as one
+_SMALL = 1 << 14  # characters of texts that more are put to
 
 # A column of texts in which so large a part are numbers, of so many values, looks like a mistake.
 _MOSTLY = 0.95
@@ -40,13 +41,21 @@ class Learner:
     """Learns the columns of an encoder from blocks of rows.
 
     Arguments:
-        numeric, categorical: names of columns whose type is settled.
+        numeric, categorical, hashed: names of columns whose type is settled. Of hashed ones
+            nothing is learnt.
         missing_values: texts that stand for a missing value.
     """
 
-    def __init__(self, numeric: Set[str], categorical: Set[str], missing_values: Set[str]) -> None:
-        self._numeric, self._categorical = numeric, categorical
+    def __init__(
+        self,
+        numeric: Set[str],
+        categorical: Set[str],
+        hashed: Set[str],
+        missing_values: Set[str],
+    ) -> None:
+        self._numeric, self._categorical, self._hashed = numeric, categorical, hashed
         self._missing_values = missing_values
+        self._names: list[str] | None = None
         self._columns: list[_Column] = []
         self.rows = 0
         self.learnt = 0
@@ -61,9 +70,9 @@ class Learner:
         there or was not there before; TypeError for a cell that is neither number nor text.
         """
         n_rows = len(next(iter(columns.values()))) if columns else 0
-        if not self._columns:
-            self._begin(columns)
-        names = [column.name for column in self._columns]
+        if self._names is None:
+            self._names = self._begin(columns)
+        names = self._names
         for name in [*names, *columns]:
             if name not in columns or name not in names:
                 what = "lacks" if name not in columns else "has, as the first has not,"
@@ -80,17 +89,20 @@ class Learner:
             if self.rows % PIECE_ROWS == 0:
                 self._drop()
 
-    def _begin(self, columns: Mapping[str, Any]) -> None:
-        absent = [n for n in sorted(self._numeric | self._categorical) if n not in columns]
+    def _begin(self, columns: Mapping[str, Any]) -> list[str]:
+        named = self._numeric | self._categorical | self._hashed
+        absent = [name for name in sorted(named) if name not in columns]
         if absent:
             raise ValueError(
-                "table must have every column named in numeric or categorical; missing: "
+                "table must have every column named in numeric, categorical or hashed; missing: "
                 + ", ".join(map(repr, absent))
             )
         for name in columns:
             kind = "categorical" if name in self._categorical else None
             kind = "numeric" if name in self._numeric else kind
-            self._columns.append(_Column(name, kind, self._missing_values))
+            if name not in self._hashed:
+                self._columns.append(_Column(name, kind, self._missing_values))
+        return list(columns)
 
     def _drop(self) -> None:
         """Keep no more than memory allows, after a whole piece."""
@@ -114,7 +126,7 @@ class Learner:
         Raises: ValueError where no row was chosen, a numeric column holds an infinity, or all
         columns are constant. Warns of columns that hold nearly nothing but numbers.
         """
-        if not self._columns or not self.learnt:
+        if not self.learnt:
             raise ValueError("table must have at least one column and one row to fit")
         min_frequency = min_frequency or default_min_frequency(self.learnt)
         for column in self._columns:
@@ -145,7 +157,7 @@ class Learner:
                 dropped.append(column.name)
             else:
                 fitted.append(found)
-        if not fitted:
+        if not fitted and not self._hashed:
             raise ValueError("table must have a column that is not constant; got none")
         return fitted, dropped
 
@@ -233,11 +245,21 @@ class _Column:
             cells = column.tolist() if isinstance(column, np.ndarray) else None
             if cells is None or not set(map(type, cells)) <= {str, type(None)}:
                 cells, codes = texts_of(self.name, column, self._missing_values)
-                counts = np.bincount(codes, minlength=len(cells))
+                counts = np.bincount(codes, minlength=len(cells)).astype(np.int32)
             what = "\0".join([cell or "" for cell in cells])
         else:  # the numbers themselves are in the sketch, but for infinite ones
             there = not (self._numbers_lost or np.isinf(values).any())
             what = column.dtype if there else column.copy()
+        if self._pending:  # small blocks are put together
+            last, its, so_far = self._pending[-1]
+            if isinstance(what, np.dtype) and isinstance(last, np.dtype) and what == last:
+                self._pending[-1] = what, None, so_far + count
+                return
+            texts = isinstance(what, str) and isinstance(last, str) and len(last) < _SMALL
+            if texts and (counts is None) == (its is None):
+                both = None if counts is None else np.concatenate([its, counts])
+                self._pending[-1] = f"{last}\0{what}", both, so_far + count
+                return
         self._pending.append((what, counts, count))
 
     def _start_counting(self) -> None:

@@ -8,6 +8,8 @@ import numpy as np
 
 from bcenet import checks
 
+_MOST_PENDING = 1000  # arrays; of a value each they would take far more room than their values
+
 
 class QuantileSketch:
     """Quantiles of all values given so far, in bounded memory.
@@ -165,6 +167,8 @@ class QuantileSketch:
         self._n_pending += len(values)
         self.count += count
         if self.count <= self._exact or self._n_pending < self._block:
+            if len(self._pending) > _MOST_PENDING:
+                self._pending = [np.concatenate(self._pending)]
             return
         pending = np.concatenate(self._pending)
         whole = len(pending) - len(pending) % self._block

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import os
 import tempfile
@@ -16,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bcenet
-from bcenet.data import arrow_sources, open_dataset, values
+from bcenet.data import arrow_sources, byte_streams, open_dataset, values
 from bcenet.data.dataset import random_bits
 
 ROWS, INPUTS = 10_007, 3
@@ -99,6 +100,12 @@ def opened(kind, folder, rows, table):
     if kind == "csv":
         pyarrow.csv.write_csv(table, folder / "t.csv")
         return open_dataset([folder / "t.csv"], **named)
+    if kind == "csv.gz":
+        pyarrow.csv.write_csv(table, folder / "t.csv")
+        data = (folder / "t.csv").read_bytes()
+        (folder / "t.csv").unlink()
+        (folder / "t.csv.gz").write_bytes(gzip.compress(data))
+        return open_dataset(folder, **named)
     if kind == "mapping":
         columns = {name: table.column(name).to_numpy() for name in table.column_names}
         return open_dataset(columns, columns=["x0", "x1", "x2"], **named)
@@ -110,8 +117,8 @@ def opened(kind, folder, rows, table):
 
 KINDS = [
     "arrays", "strided, swapped", "npy", "npy by columns", "npy target inside", "npy target last",
-    "parquet", "parquet folder", "arrow", "csv", "mapping", "pandas", "polars", "pyarrow table",
-    "batches",
+    "parquet", "parquet folder", "arrow", "csv", "csv.gz", "mapping", "pandas", "polars",
+    "pyarrow table", "batches",
 ]  # fmt: skip
 
 
@@ -358,22 +365,51 @@ TEXTS = st.sampled_from(["a", '"b,c"', '"d\ne"', '"f""g"', '"\r\n"', "", '"é\n\
     size=st.integers(1, 40),
     lead=st.sampled_from(["", "\n", "\r\n\n", "\ufeff"]),
     last=st.booleans(),
+    members=st.integers(0, 3),
+    most=st.sampled_from([2, 4, 256]),
 )
-def test_parts_of_a_csv_file_are_the_file(rows, size, lead, last):
-    """However small the parts, the numbers are those of the table read whole."""
+def test_parts_of_a_csv_file_are_the_file(rows, size, lead, last, members, most):
+    """However small the parts, the numbers are those of the table read whole.
+
+    Gzipped, as ``members`` parts one after another, there are at most ``most`` units.
+    """
     text = lead + 'x,"te\nxt",y\n' + "".join(f"{x},{t},{y}{end}" for x, t, y, end in rows)
     data = (text if last else text.rstrip("\r\n")).encode()
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(arrow_sources, "_CSV_BYTES", size)
+        patch.setattr(byte_streams.GzipBytes, "most_marks", most)
+        patch.setattr(byte_streams, "_READ_BYTES", size)
         path = os.path.join(folder, "t.csv")
+        if members:
+            edges = [len(data) * i // members for i in range(members + 1)]
+            data = b"".join(gzip.compress(data[a:b]) for a, b in itertools.pairwise(edges))
+            data += b"\0" * (members - 1)
         with open(path, "wb") as file:
             file.write(data)
         whole = bcenet.data.read_table(path)
         dataset = open_dataset(path, target="y", columns=["x"])
         X, y = together(dataset.blocks(5))
-    for found, name in ((X[:, 0], "x"), (y, "y")):
+        again = backwards(dataset)
+    assert not members or len(dataset._source.units) <= most
+    for found, once_more, name in ((X[:, 0], again[0][:, 0], "x"), (y, again[1], "y")):
         texts = [None if t in values.MISSING_VALUES else float(t) for t in whole[name]]
         np.testing.assert_array_equal(found, np.array(texts, float))
+        np.testing.assert_array_equal(once_more, found)
+
+
+def backwards(dataset):
+    """X and y of all units, the last one read first."""
+    source = dataset._source
+    reader = source.open()
+    parts = []
+    for unit in reversed(range(len(source.units))):
+        count = source.units[unit]
+        X, y = np.empty((count, len(source.columns))), np.empty(count)
+        reader.begin(unit)
+        assert reader.fill(X, y, None) == count
+        parts.append((X, y))
+    reader.close()
+    return together(parts[::-1])
 
 
 @settings(max_examples=30, deadline=None)
@@ -390,15 +426,51 @@ def test_a_bad_line_is_named_whatever_the_parts(bad, size, wide):
             list(open_dataset(path, target="y", columns=["x"]).blocks())
 
 
-def test_a_compressed_csv_file_is_refused(tmp_path):
-    import gzip
+def test_gzip_files_that_are_not_whole(tmp_path):
+    """Every cut, and every flipped bit, is found when the file is opened."""
+    path = tmp_path / "t.csv.gz"
+    rng = np.random.default_rng(0)
+    text = "x,y\n" + "".join(f"{x!r},{x > 0:d}\n" for x in rng.normal(size=12).tolist())
+    whole = gzip.compress(text.encode(), mtime=0)
+    for end in range(len(whole)):
+        path.write_bytes(whole[:end])
+        with pytest.raises(bcenet.DataFormatError, match=r"csv\.gz: (not a whole|the file is)"):
+            open_dataset(path, target="y")
+    for bad in (b"x,y\n1,0\n", whole + b"more"):
+        path.write_bytes(bad)
+        with pytest.raises(bcenet.DataFormatError, match=r"t\.csv\.gz: not a whole gzip file"):
+            open_dataset(path, target="y")
+    path.write_bytes(whole)
+    expected = together(open_dataset(path, target="y").blocks())
+    different = 0
+    for bit in range(8 * len(whole)):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        try:
+            found = together(open_dataset(path, target="y").blocks())
+        except bcenet.DataFormatError as error:
+            assert str(path) in str(error)
+            different += 1
+        else:
+            assert all(map(np.array_equal, found, expected))
+    # All but those of the header's time, flags of compression and system.
+    assert different > 8 * (len(whole) - 10)
 
-    (tmp_path / "t.csv").write_bytes(gzip.compress(b"x,y\n1,0\n"))
-    with pytest.raises(bcenet.DataFormatError, match="unpack it"):
-        open_dataset(tmp_path / "t.csv", target="y")
+
+def test_errors_in_gzip_files_name_the_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(arrow_sources, "_CSV_BYTES", 100)
+    monkeypatch.setattr(byte_streams.GzipBytes, "most_marks", 4)
+    path = tmp_path / "t.csv.gz"
+    for bad, words in [("no,1", "column 'x': 'no' is not a number"), ("1,1,2", "3 values where")]:
+        lines = [f"{i}.5,{i % 2}" for i in range(1000)]
+        lines[700] = bad
+        path.write_bytes(gzip.compress("\n".join(["x,y", *lines]).encode()))
+        with pytest.raises(bcenet.DataFormatError, match=rf"t\.csv\.gz, line 702.*{words}"):
+            list(open_dataset(path, target="y").blocks())
 
 
-@pytest.mark.parametrize("kind", ["npy", "parquet", "arrow", "csv"])
+@pytest.mark.parametrize("kind", ["npy", "parquet", "arrow", "csv", "csv.gz"])
 def test_a_file_that_is_another_one_by_now(kind, tmp_path, rows, table):
     dataset = opened(kind, tmp_path, rows, table)
     path = next(tmp_path.iterdir())

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import codecs
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
+from bcenet.data.byte_streams import open_bytes
 from bcenet.data.files import csv_numbers, csv_part, csv_records
-from bcenet.data.sources import Choice, Reader, Source, Stamp, copy_columns, is_numeric, refuse_text
-from bcenet.errors import DataFormatError
+from bcenet.data.sources import (
+    Choice,
+    Reader,
+    Source,
+    Stamp,
+    copy_columns,
+    is_numeric,
+    refuse_text,
+    suffix_of,
+)
+from bcenet.errors import DataChangedError, DataFormatError
 
-# Bytes of a CSV file that are parsed at once, and rows that a Parquet file gives at once.
+# Bytes of a CSV file that are parsed at once, or looked at for its header, and rows that a Parquet
+# file gives at once.
 _CSV_BYTES = 1 << 20
+_HEADER_BYTES = 1 << 12
 _PARQUET_ROWS = 65_536
 
 
@@ -158,53 +169,65 @@ class _IpcHandle:
 
 
 class _CsvFile(_File):
-    """A CSV file, split at line ends into parts of about a MiB, which are its units.
+    """A CSV file, gzipped or not, whose units are parts of about a MiB.
 
-    The first pass over the file finds them, and checks the whole of it; later ones read any
-    of them.
+    The first pass over the file marks where they begin, and checks the whole of it; later ones
+    begin at any mark. Where there may not be many marks, a unit has several parts.
     """
+
+    header = b""
 
     def __init__(self, path: str) -> None:
         super().__init__(path)
         self.units = []
-        self._places: list[tuple[int, int, int]] = []  # offset, bytes, first line
-        self.header = b""
-        with open(path, "rb") as file:
-            if file.peek(2)[:2] == b"\x1f\x8b":
-                raise DataFormatError(
-                    f"{path}: a compressed CSV file has no parts that can be read apart; unpack it"
-                )
-            at, line, rest = 0, 1, b""
-            if file.peek(3)[:3] == codecs.BOM_UTF8:
-                at = len(file.read(3))
-            while True:
-                read = file.read(_CSV_BYTES)
-                data = rest + read
-                end = _last_line_end(data) if read else len(data)
-                if end:
-                    at, line = self._add(data[:end], at, line)
-                rest = data[end:]
-                if not read:
-                    break
-        if not self.units:
+        self._places: list[tuple[Any, int, int]] = []  # mark, first line, parts
+        self._span = 1
+        stream = self.open([])
+        try:
+            self._find(stream)
+        except DataFormatError:
+            self.stamp.check()
+            raise
+        finally:
+            stream.close()
+        if not any(self.units):
             raise DataFormatError(f"{path}: no rows below the columns' names")
 
-    def _add(self, data: bytes, at: int, line: int) -> tuple[int, int]:
-        """Check a part and note where it lies; the offset and the line after it."""
-        if not data.strip(b"\r\n"):
-            return at + len(data), line + data.count(b"\n")
-        if not self.header:
-            layout = csv_part(self.path, data)
-            self.names = layout.names
-            self.header = data[: layout.below]
-            at, line = at + layout.below, line + layout.header_lines
-            data = data[layout.below :]
+    def _find(self, stream: Any) -> None:
+        """The header, and the marks of the units."""
+        line, rest = 1, stream.read(3).removeprefix(codecs.BOM_UTF8)
+        while not self.header:
+            data, rest = _next_records(stream, rest, min(_HEADER_BYTES, _CSV_BYTES))
+            if data.strip(b"\r\n"):
+                layout = csv_part(self.path, data)
+                self.names, self.header = layout.names, data[: layout.below]
+                data, rest = self.header, data[layout.below :] + rest
+            elif not data:
+                raise DataFormatError(f"{self.path}: the file is empty")
+            line += _line_ends(data)
+        while True:
+            mark = stream.mark(rest)
+            data, rest = _next_records(stream, rest, _CSV_BYTES)
             if not data:
-                return at, line
-        layout = self._layout(data, line)
-        self.units.append(len(layout.starts) - 1)
-        self._places.append((at, len(data), line))
-        return at + len(data), line + len(layout.line_ends) - layout.header_lines
+                return
+            blank = not data.strip(b"\r\n")
+            rows = 0 if blank else len(self._layout(data, line).starts) - 1
+            self._note(mark, line, rows, stream.most_marks)
+            line += _line_ends(data)
+
+    def _note(self, mark: Any, line: int, rows: int, most: int | None) -> None:
+        """Begin a unit, or add a part to the last one."""
+        if self.units and self._places[-1][2] < self._span:
+            mark, line, parts = self._places[-1]
+            self._places[-1] = mark, line, parts + 1
+            self.units[-1] += rows
+            return
+        if len(self.units) == most:
+            self.units = [sum(pair) for pair in zip(*[iter(self.units)] * 2, strict=True)]
+            self._places = [(mark, line, 2 * parts) for mark, line, parts in self._places[::2]]
+            self._span *= 2
+        self.units.append(rows)
+        self._places.append((mark, line, 1))
 
     def _layout(self, data: bytes, line: int) -> Any:
         layout = csv_part(self.path, self.header + data, line)
@@ -212,30 +235,59 @@ class _CsvFile(_File):
         return layout
 
     def open(self, names: list[str]) -> Any:
-        file = open(self.path, "rb", buffering=0)  # noqa: SIM115
-        self.stamp.check(file.fileno())
-        return file
+        stream = open_bytes(self.path)
+        try:
+            self.stamp.check(stream.fileno())
+        except DataChangedError:
+            stream.close()
+            raise
+        return stream
 
     def parts(self, handle: Any, unit: int, names: list[str]) -> Iterator[dict[str, np.ndarray]]:
-        columns = csv_records(self._read(handle, unit), self.names, names)
-        if columns is None:
-            columns = csv_numbers(self.layout(handle, unit), names)
-        if len(columns[names[0]]) != self.units[unit]:
+        rows = 0
+        for data, line in self._records(handle, unit):
+            columns = csv_records(data, self.names, names)
+            if columns is None:
+                columns = csv_numbers(self._layout(data, line), names)
+            rows += len(columns[names[0]])
+            yield columns
+        if rows != self.units[unit]:
             raise DataFormatError(f"{self.path}: other rows than when it was opened")
-        yield columns
 
-    def layout(self, handle: Any, unit: int) -> Any:
-        """The header and the records of a unit, as they stand."""
-        return self._layout(self._read(handle, unit), self._places[unit][2])
+    def layouts(self, handle: Any, unit: int) -> Iterator[Any]:
+        """The header and the records of a unit as they stand, part by part."""
+        for data, line in self._records(handle, unit):
+            yield self._layout(data, line)
 
-    def _read(self, handle: Any, unit: int) -> bytes:
-        at, size, _ = self._places[unit]
-        data = bytearray(size)
-        count = os.preadv(handle.fileno(), [data], at)
-        self.stamp.check(handle.fileno())
-        if count < size:
-            raise DataFormatError(f"{self.path}: cut off")
-        return bytes(data)
+    def _records(self, stream: Any, unit: int) -> Iterator[tuple[bytes, int]]:
+        """The bytes of a unit's parts, and their first lines."""
+        mark, line, parts = self._places[unit]
+        rest = stream.back_to(mark)
+        for _ in range(parts):
+            try:
+                data, rest = _next_records(stream, rest, _CSV_BYTES)
+            finally:  # what is wrong in a file that changed is that it changed
+                self.stamp.check(stream.fileno())
+            if data.strip(b"\r\n"):
+                yield data, line
+            line += _line_ends(data)
+
+
+def _next_records(stream: Any, rest: bytes, step: int) -> tuple[bytes, bytes]:
+    """The next whole records, ``rest`` before them, and what was read behind them.
+
+    They are those of ``step`` bytes or, where these hold none, of a multiple: so the same when
+    reading begins here again. The end of the file ends the last record; then there are none.
+    """
+    data = rest
+    while True:
+        wanted = step - len(data) % step
+        read = stream.read(wanted)
+        data += read
+        ended = len(read) < wanted
+        end = len(data) if ended else _last_line_end(data)
+        if end or ended:
+            return data[:end], data[end:]
 
 
 def _last_line_end(data: bytes) -> int:
@@ -246,6 +298,10 @@ def _last_line_end(data: bytes) -> int:
     return end
 
 
+def _line_ends(data: bytes) -> int:
+    return data.count(b"\n") + data.count(b"\r") - data.count(b"\r\n")
+
+
 KINDS = {
     ".parquet": _ParquetFile,
     ".pq": _ParquetFile,
@@ -253,6 +309,7 @@ KINDS = {
     ".feather": _IpcFile,
     ".ipc": _IpcFile,
     ".csv": _CsvFile,
+    ".csv.gz": _CsvFile,
 }
 
 
@@ -261,7 +318,7 @@ class FilesSource(Source):
 
     def __init__(self, paths: list[str], target: Any, columns: Any, weight: Any) -> None:
         require_pyarrow()
-        kinds = {KINDS[os.path.splitext(path)[1].lower()] for path in paths}
+        kinds = {KINDS[suffix_of(path)] for path in paths}
         if len(kinds) > 1:
             raise ValueError(f"the files must be of one kind; got {', '.join(paths[:4])}")
         kind = kinds.pop()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
+import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -12,7 +14,7 @@ import numpy as np
 from bcenet import checks
 from bcenet.atomic_file import write_file
 from bcenet.data.dataset import paths_of, random_bits, window_order
-from bcenet.data.sources import NpyFile
+from bcenet.data.sources import NpyFile, suffix_of
 from bcenet.errors import DataFormatError
 
 # Rows of a bucket on average, and bytes that are read before they are dealt out.
@@ -30,10 +32,11 @@ def shuffle(source: str | os.PathLike[str], out: str | os.PathLike[str], *, seed
     for the rows twice.
 
     Arguments:
-        source: .npy (of any shape), CSV, Parquet or Arrow IPC; a folder's files are taken one
-            after another. Columns may hold anything.
-        out: a name with the same ending, or .arrow and .parquet for each other; replaced at the
-            end, or left as it was. Row groups and record batches have 65536 rows.
+        source: .npy (of any shape), CSV (also .csv.gz), Parquet or Arrow IPC; a folder's files
+            are taken one after another. Columns may hold anything.
+        out: a name with the same ending, or .arrow and .parquet for each other, or .csv and
+            .csv.gz; replaced at the end, or left as it was. Row groups and record batches have
+            65536 rows.
         seed: from 0 to 2^64 - 1.
 
     Returns: the number of rows.
@@ -85,8 +88,8 @@ def shuffle(source: str | os.PathLike[str], out: str | os.PathLike[str], *, seed
 
 
 def _form(paths: list[str], target: str) -> Any:
-    suffixes = {os.path.splitext(path)[1].lower() for path in paths}
-    suffix = os.path.splitext(target)[1].lower()
+    suffixes = {suffix_of(path) for path in paths}
+    suffix = suffix_of(target)
     kinds = {_FORMS[ending] for ending in suffixes}
     if len(kinds) > 1 or _FORMS.get(suffix) not in kinds:
         raise ValueError(
@@ -151,9 +154,7 @@ class _Files:
 
         arrow_sources.require_pyarrow()
         self._suffix = suffix
-        self._files: list[Any] = [
-            arrow_sources.KINDS[os.path.splitext(path)[1].lower()](path) for path in paths
-        ]
+        self._files: list[Any] = [arrow_sources.KINDS[suffix_of(path)](path) for path in paths]
         self.rows = sum(sum(file.units) for file in self._files)
         if self.rows == 0:
             raise DataFormatError(f"{paths[0]}: the table has no rows")
@@ -184,13 +185,13 @@ class _Records(_Files):
         held: list[bytes] = []
         size = 0
         for file, handle, unit in self._units([]):
-            layout = file.layout(handle, unit)
-            edges = zip(layout.starts[1:].tolist(), layout.ends[1:].tolist(), strict=True)
-            held += [layout.data[start:end] for start, end in edges]
-            size += len(layout.data)
-            if size >= _CHUNK_BYTES:
-                yield held, len(held)
-                held, size = [], 0
+            for layout in file.layouts(handle, unit):
+                edges = zip(layout.starts[1:].tolist(), layout.ends[1:].tolist(), strict=True)
+                held += [layout.data[start:end] for start, end in edges]
+                size += len(layout.data)
+                if size >= _CHUNK_BYTES:
+                    yield held, len(held)
+                    held, size = [], 0
         if held:
             yield held, len(held)
 
@@ -208,8 +209,13 @@ class _Records(_Files):
         return b"".join(data[starts[row] : ends[row]] + b"\n" for row in order.tolist())
 
     def write(self, parts: Iterable[bytes]) -> Iterator[bytes]:
-        yield self._header
-        yield from parts
+        text = itertools.chain([self._header], parts)
+        if self._suffix != ".csv.gz":
+            yield from text
+            return
+        packing = zlib.compressobj(wbits=16 + zlib.MAX_WBITS)
+        yield from map(packing.compress, text)
+        yield packing.flush()
 
 
 class _Batches(_Files):
@@ -307,6 +313,7 @@ class _Sink:
 _FORMS: dict[str, Any] = {
     ".npy": _Rows,
     ".csv": _Records,
+    ".csv.gz": _Records,
     ".parquet": _Batches,
     ".pq": _Batches,
     ".arrow": _Batches,

@@ -378,7 +378,7 @@ def test_parts_of_a_csv_file_are_the_file(rows, size, lead, last, members, most)
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(arrow_sources, "_CSV_BYTES", size)
         patch.setattr(byte_streams.GzipBytes, "most_marks", most)
-        patch.setattr(byte_streams, "_READ_BYTES", size)
+        patch.setattr(byte_streams, "_PACKED_BYTES", size)
         path = os.path.join(folder, "t.csv")
         if members:
             edges = [len(data) * i // members for i in range(members + 1)]

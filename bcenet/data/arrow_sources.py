@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bcenet.data.byte_streams import open_bytes
+from bcenet.data.byte_streams import PlainBytes, open_bytes
 from bcenet.data.files import csv_numbers, csv_part, csv_records
 from bcenet.data.sources import (
     Choice,
@@ -182,38 +182,42 @@ class _CsvFile(_File):
         self.units = []
         self._places: list[tuple[Any, int, int]] = []  # mark, first line, parts
         self._span = 1
-        stream = self.open([])
+        records = self.open([])
         try:
-            self._find(stream)
+            self._find(records)
         except DataFormatError:
             self.stamp.check()
             raise
         finally:
-            stream.close()
+            records.close()
         if not any(self.units):
             raise DataFormatError(f"{path}: no rows below the columns' names")
 
-    def _find(self, stream: Any) -> None:
+    def _find(self, records: _Records) -> None:
         """The header, and the marks of the units."""
-        line, rest = 1, stream.read(3).removeprefix(codecs.BOM_UTF8)
+        line = 1
         while not self.header:
-            data, rest = _next_records(stream, rest, min(_HEADER_BYTES, _CSV_BYTES))
-            if data.strip(b"\r\n"):
-                layout = csv_part(self.path, data)
-                self.names, self.header = layout.names, data[: layout.below]
-                data, rest = self.header, data[layout.below :] + rest
-            elif not data:
+            data: Any = records.next(min(_HEADER_BYTES, _CSV_BYTES))
+            if not data:
                 raise DataFormatError(f"{self.path}: the file is empty")
+            if not _is_blank(data):
+                layout = csv_part(self.path, bytes(data))
+                self.names, self.header = layout.names, layout.data[: layout.below]
+                records.put_back(data[layout.below :])
+                data = self.header
             line += _line_ends(data)
         while True:
-            mark = stream.mark(rest)
-            data, rest = _next_records(stream, rest, _CSV_BYTES)
+            mark = records.mark()
+            data = records.next(_CSV_BYTES)
             if not data:
                 return
-            blank = not data.strip(b"\r\n")
-            rows = 0 if blank else len(self._layout(data, line).starts) - 1
-            self._note(mark, line, rows, stream.most_marks)
-            line += _line_ends(data)
+            if _is_blank(data):
+                self._note(mark, line, 0, records.most_marks)
+                line += _line_ends(data)
+            else:
+                layout = self._layout(data, line)
+                self._note(mark, line, len(layout.starts) - 1, records.most_marks)
+                line += len(layout.line_ends) - layout.header_lines
 
     def _note(self, mark: Any, line: int, rows: int, most: int | None) -> None:
         """Begin a unit, or add a part to the last one."""
@@ -229,7 +233,7 @@ class _CsvFile(_File):
         self.units.append(rows)
         self._places.append((mark, line, 1))
 
-    def _layout(self, data: bytes, line: int) -> Any:
+    def _layout(self, data: memoryview, line: int) -> Any:
         layout = csv_part(self.path, self.header + data, line)
         layout.check_records()
         return layout
@@ -241,11 +245,11 @@ class _CsvFile(_File):
         except DataChangedError:
             stream.close()
             raise
-        return stream
+        return _Records(stream)
 
     def parts(self, handle: Any, unit: int, names: list[str]) -> Iterator[dict[str, np.ndarray]]:
         rows = 0
-        for data, line in self._records(handle, unit):
+        for data, line in self._parts(handle, unit):
             columns = csv_records(data, self.names, names)
             if columns is None:
                 columns = csv_numbers(self._layout(data, line), names)
@@ -256,50 +260,85 @@ class _CsvFile(_File):
 
     def layouts(self, handle: Any, unit: int) -> Iterator[Any]:
         """The header and the records of a unit as they stand, part by part."""
-        for data, line in self._records(handle, unit):
+        for data, line in self._parts(handle, unit):
             yield self._layout(data, line)
 
-    def _records(self, stream: Any, unit: int) -> Iterator[tuple[bytes, int]]:
+    def _parts(self, records: _Records, unit: int) -> Iterator[tuple[memoryview, int]]:
         """The bytes of a unit's parts, and their first lines."""
         mark, line, parts = self._places[unit]
-        rest = stream.back_to(mark)
-        for _ in range(parts):
+        records.back_to(mark)
+        for part in range(parts):
             try:
-                data, rest = _next_records(stream, rest, _CSV_BYTES)
+                data = records.next(_CSV_BYTES)
             finally:  # what is wrong in a file that changed is that it changed
-                self.stamp.check(stream.fileno())
-            if data.strip(b"\r\n"):
+                self.stamp.check(records.fileno())
+            if not _is_blank(data):
                 yield data, line
-            line += _line_ends(data)
+            if part + 1 < parts:
+                line += _line_ends(data)
 
 
-def _next_records(stream: Any, rest: bytes, step: int) -> tuple[bytes, bytes]:
-    """The next whole records, ``rest`` before them, and what was read behind them.
+class _Records:
+    """Whole records of a CSV file, one part after another, in a buffer that is used again."""
 
-    They are those of ``step`` bytes or, where these hold none, of a multiple: so the same when
-    reading begins here again. The end of the file ends the last record; then there are none.
-    """
-    data = rest
-    while True:
-        wanted = step - len(data) % step
-        read = stream.read(wanted)
-        data += read
-        ended = len(read) < wanted
-        end = len(data) if ended else _last_line_end(data)
-        if end or ended:
-            return data[:end], data[end:]
+    def __init__(self, stream: PlainBytes) -> None:
+        self._stream = stream
+        self._buffer = bytearray(_CSV_BYTES)
+        begin = bytearray(len(codecs.BOM_UTF8))
+        count = stream.read(memoryview(begin))
+        self._rest = bytes(begin[:count]).removeprefix(codecs.BOM_UTF8)  # before what comes next
+        self.most_marks = stream.most_marks
+        self.fileno, self.close = stream.fileno, stream.close
+
+    def next(self, step: int) -> memoryview:
+        """The next whole records, until the next call; none at the end of the file.
+
+        They are those of ``step`` bytes or, where these hold none, of a multiple: so the same when
+        reading begins here again. The end of the file ends the last record.
+        """
+        data, size = self._buffer, len(self._rest)
+        data[:size] = self._rest
+        while True:
+            wanted = step - size % step
+            if size + wanted > len(data):
+                data = self._buffer = data[:size] + bytes(wanted)
+            view = memoryview(data)
+            read = self._stream.read(view[size : size + wanted])
+            size += read
+            ended = read < wanted
+            end = size if ended else _last_line_end(data, size)
+            if end or ended:
+                self._rest = bytes(view[end:size])
+                return view[:end]
+
+    def put_back(self, data: memoryview) -> None:
+        self._rest = bytes(data) + self._rest
+
+    def mark(self) -> Any:
+        return self._stream.mark(self._rest)
+
+    def back_to(self, mark: Any) -> None:
+        self._rest = self._stream.back_to(mark)
 
 
-def _last_line_end(data: bytes) -> int:
-    """Where the last whole record of the bytes ends: after an LF outside quotes; 0 without."""
-    end = data.rfind(b"\n") + 1
+def _last_line_end(data: bytearray, size: int) -> int:
+    """Where the last whole record of ``size`` bytes ends: after an LF outside quotes; 0 without."""
+    end = data.rfind(b"\n", 0, size) + 1
     while end and data.count(b'"', 0, end) % 2:
         end = data.rfind(b"\n", 0, end - 1) + 1
     return end
 
 
-def _line_ends(data: bytes) -> int:
-    return data.count(b"\n") + data.count(b"\r") - data.count(b"\r\n")
+def _is_blank(data: memoryview) -> bool:
+    return not data or (data[0] in b"\r\n" and not bytes(data).strip(b"\r\n"))
+
+
+def _line_ends(data: Any) -> int:
+    """How many line ends: LF, and CR without one."""
+    octets = np.frombuffer(data, np.uint8)
+    feeds, returns = octets == 10, octets == 13
+    pairs = np.count_nonzero(returns[:-1] & feeds[1:])
+    return int(np.count_nonzero(feeds) + np.count_nonzero(returns) - pairs)
 
 
 KINDS = {

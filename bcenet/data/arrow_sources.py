@@ -56,7 +56,7 @@ class _File:
 
         try:
             yield
-        except (pyarrow.ArrowException, OSError, EOFError) as error:
+        except (pyarrow.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
             self.stamp.check()
             what = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise DataFormatError(f"{self.path}: not a readable {kind} file: {what}") from error
@@ -112,6 +112,11 @@ class _ParquetFile(_ArrowFile):
                 self.units = [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
             finally:
                 handle.close()
+        if sum(self.units) != meta.num_rows:
+            raise DataFormatError(
+                f"{path}: not a readable Parquet file: {meta.num_rows} rows, but {sum(self.units)} "
+                "in its row groups"
+            )
 
     def open(self, names: list[str]) -> Any:
         import pyarrow
@@ -421,9 +426,10 @@ class FilesSource(Source):
 def _check_columns(
     path: str, found: list[str], first: str, names: list[str], choice: Choice, all_columns: bool
 ) -> None:
-    absent = [name for name in choice.all if name not in found]
-    if absent:
-        raise DataFormatError(f"{path}: no column named {absent[0]!r}, which {first} has")
+    for name in choice.all:
+        if found.count(name) != 1:
+            how_many = "more than one column" if name in found else "no column"
+            raise DataFormatError(f"{path}: {how_many} named {name!r}, of which {first} has one")
     added = [name for name in found if name not in names]
     if all_columns and added:
         raise DataFormatError(f"{path}: a column named {added[0]!r}, which {first} has not")

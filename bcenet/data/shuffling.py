@@ -270,7 +270,7 @@ class _Batches(_Files):
 
         sink = _Sink()
         if self._suffix in (".parquet", ".pq"):
-            writer = pyarrow.parquet.ParquetWriter(sink, self._schema)
+            writer = pyarrow.parquet.ParquetWriter(sink, self._schema, write_page_checksum=True)
             options = {"row_group_size": _BUCKET_ROWS}
         else:
             writer = pyarrow.ipc.new_file(sink, self._schema)

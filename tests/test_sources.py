@@ -7,6 +7,7 @@ import decimal
 import gzip
 import itertools
 import os
+import re
 import tempfile
 
 import numpy as np
@@ -19,7 +20,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import bcenet
-from bcenet.data import arrow_sources, byte_streams, open_dataset, values
+from bcenet.data import arrow_sources, byte_streams, ipc_layout, open_dataset, values
 from bcenet.data.dataset import random_bits
 
 ROWS, INPUTS = 10_007, 3
@@ -396,6 +397,100 @@ def test_missing_values_in_arrow_files(tmp_path, suffix):
     assert (known.n, known.labels, known.positive) == (3, 2, 1.0)
     with pytest.raises(ValueError, match="column 'i' has a missing value"):
         open_dataset(path, target="i").scan()
+
+
+# ------------------------------------------------------------------ large record batches
+
+
+@pytest.fixture
+def every_batch_is_large(monkeypatch):
+    """Record batches of more than 4096 rows are read by rows."""
+    monkeypatch.setattr(arrow_sources, "_IPC_LOOK_BYTES", 0)
+    monkeypatch.setattr(arrow_sources, "_ROWS", 4096)
+    monkeypatch.setattr(ipc_layout, "_SMALL_BYTES", 4096)
+
+
+def mixed_columns(rows):
+    """Columns of every width, with and without missing values, beside some of other kinds."""
+    rng = np.random.default_rng(0)
+    columns = {
+        "text": pa.array([f"{i}" for i in range(rows)]),
+        "words": pa.array(["a", "b", "c"] * (rows // 3 + 1))[:rows].dictionary_encode(),
+    }
+    for dtype in ("?", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8"):
+        values = rng.integers(0, 2 if dtype == "?" else 100, rows).astype(dtype)
+        columns[f"all {dtype}"] = pa.array(values)
+        columns[f"some {dtype}"] = pa.array(values, mask=rng.random(rows) < 0.3)
+    return pa.table(columns | {"y": columns["all ?"]})
+
+
+@pytest.mark.usefixtures("every_batch_is_large")
+@pytest.mark.parametrize("rows", [4097, 10_001, 16_384])
+def test_rows_of_large_record_batches(rows, tmp_path):
+    """They are those that pyarrow reads whole, and no batch is read whole for them."""
+    table = mixed_columns(rows)
+    table = pa.concat_tables([table, table[:3000], table])
+    path = tmp_path / "t.arrow"
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        for start, stop in ((0, rows), (rows, rows + 3000), (rows + 3000, 2 * rows + 3000)):
+            writer.write_batch(table[start:stop].combine_chunks().to_batches()[0])
+    names = [name for name in table.column_names if name.startswith(("all", "some f"))]
+    dataset = open_dataset(path, target="y", columns=names)
+    assert dataset._source.units == [rows, 3000, rows]
+    X, _ = together(dataset.blocks(1013))
+    for place, name in enumerate(names):
+        expected = table.column(name).to_numpy().astype(np.float64)
+        np.testing.assert_array_equal(X[:, place], expected, err_msg=name)
+    for name in table.column_names:
+        if name.startswith("some") and " f" not in name:
+            with pytest.raises(bcenet.DataFormatError, match=f"column '{re.escape(name)}' has a"):
+                list(open_dataset(path, target="y", columns=[name]).blocks())
+    file = arrow_sources._IpcFile(str(path))
+    handle = file.open(names)
+    pieces = [batch.num_rows for batch in file.batches(handle, 0, names)]
+    assert pieces == [4096] * (rows // 4096) + [rows % 4096] * (rows % 4096 > 0)
+    handle.close()
+
+
+@pytest.mark.usefixtures("every_batch_is_large")
+def test_large_record_batches_that_must_be_read_whole(tmp_path, monkeypatch):
+    table = mixed_columns(10_001)
+    numbers = table.select(["all f4", "y"])
+    path = tmp_path / "t.arrow"
+    for compression in ("lz4", "zstd"):
+        options = pa.ipc.IpcWriteOptions(compression=compression)
+        with (
+            pa.OSFile(str(path), "wb") as file,
+            pa.ipc.new_file(file, table.schema, options=options) as writer,
+        ):
+            writer.write_table(table)
+        X, _ = together(open_dataset(path, target="y", columns=["all f4"]).blocks())
+        np.testing.assert_array_equal(X[:, 0], table.column("all f4"))
+        with monkeypatch.context() as patch:
+            patch.setattr(arrow_sources, "_IPC_WHOLE_BYTES", 50_000)
+            with pytest.raises(bcenet.DataFormatError, match=r"t\.arrow: .*max_chunksize=65536"):
+                open_dataset(path, target="y", columns=["all f4"])
+    write_arrow(table, path)
+    assert bcenet.data.shuffle(path, tmp_path / "s.arrow") == len(table)
+    with monkeypatch.context() as patch:
+        patch.setattr(arrow_sources, "_IPC_WHOLE_BYTES", 50_000)
+        with pytest.raises(bcenet.DataFormatError, match=r"t\.arrow: .*max_chunksize=65536"):
+            bcenet.data.shuffle(path, tmp_path / "s.arrow")
+        write_arrow(numbers, path)
+        assert bcenet.data.shuffle(path, tmp_path / "s.arrow") == len(table)
+
+
+@pytest.mark.usefixtures("every_batch_is_large")
+def test_a_large_record_batch_of_a_file_that_shrinks(tmp_path):
+    path = tmp_path / "t.arrow"
+    write_arrow(pa.table({"x": np.zeros(20_000), "y": np.zeros(20_000)}), path)
+    blocks = open_dataset(path, target="y").blocks(4096)
+    next(blocks)
+    os.truncate(path, 100_000)
+    with pytest.raises(bcenet.DataChangedError, match=str(path)):
+        list(blocks)
+    with pytest.raises(bcenet.DataFormatError, match=r"t\.arrow: not a readable Arrow IPC file"):
+        open_dataset(path, target="y")
 
 
 def test_csv_values_are_named_by_line_and_column(tmp_path):

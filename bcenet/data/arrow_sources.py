@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import codecs
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
+from bcenet.data import ipc_layout
 from bcenet.data.byte_streams import PlainBytes, open_bytes
 from bcenet.data.files import csv_numbers, csv_part, csv_records
 from bcenet.data.sources import (
@@ -23,11 +25,16 @@ from bcenet.data.sources import (
 )
 from bcenet.errors import DataChangedError, DataFormatError
 
-# Bytes of a CSV file that are parsed at once, or looked at for its header, and rows that a Parquet
-# file gives at once.
+# Bytes of a CSV file that are parsed at once, or looked at for its header.
 _CSV_BYTES = 1 << 20
 _HEADER_BYTES = 1 << 12
-_PARQUET_ROWS = 65_536
+# Rows that Parquet files and large record batches give at once, or fewer where they are wide.
+_ROWS = 65_536
+_ROWS_BYTES = 1 << 26
+# From this size on an Arrow IPC file is asked for the places of its values; this much of a record
+# batch is read whole where they can't be told.
+_IPC_LOOK_BYTES = 1 << 26
+_IPC_WHOLE_BYTES = 1 << 30
 
 
 def require_pyarrow() -> None:
@@ -70,6 +77,11 @@ class _File:
         raise NotImplementedError
 
 
+def rows_at_once(columns: int) -> int:
+    """How many rows of 8-byte columns are read at once: a multiple of 8."""
+    return min(_ROWS, max(4096, _ROWS_BYTES // (8 * max(1, columns)) // 8 * 8))
+
+
 class _ArrowFile(_File):
     """A file with a schema."""
 
@@ -78,10 +90,14 @@ class _ArrowFile(_File):
 
     def batches(self, handle: Any, unit: int, names: list[str]) -> Iterator[Any]:
         """The record batches of a unit."""
+        rows = 0
         with self.errors(self.kind):
             for batch in self._batches(handle, unit, names):
                 batch.validate()
                 self.stamp.check()
+                rows += batch.num_rows
+                if rows > self.units[unit]:
+                    raise DataFormatError(f"{self.path}: more rows than it says it has")
                 yield batch
 
     def _batches(self, handle: Any, unit: int, names: list[str]) -> Iterable[Any]:
@@ -128,7 +144,7 @@ class _ParquetFile(_ArrowFile):
 
     def _batches(self, handle: Any, unit: int, names: list[str]) -> Iterable[Any]:
         return handle.iter_batches(
-            batch_size=_PARQUET_ROWS, row_groups=[unit], columns=names, use_threads=False
+            batch_size=rows_at_once(len(names)), row_groups=[unit], columns=names, use_threads=False
         )
 
 
@@ -137,16 +153,22 @@ class _IpcFile(_ArrowFile):
 
     def __init__(self, path: str) -> None:
         super().__init__(path)
+        self._layout: list[ipc_layout.Batch] | None = None
         with self.errors(self.kind):
             handle = self.open([])
             self.schema = handle.reader.schema
+            count = handle.reader.num_record_batches
             handle.close()
+            size = os.path.getsize(path)
+            if size > _IPC_LOOK_BYTES:
+                self._layout = ipc_layout.find(path, count)
+            if self._layout is not None:
+                self.units = [batch.rows for batch in self._layout]
+                return
+            self._check_size(size // max(1, count), "on average")
             handle = self.open(self.schema.names[:1])
             try:
-                self.units = [
-                    handle.reader.get_batch(i).num_rows
-                    for i in range(handle.reader.num_record_batches)
-                ]
+                self.units = [handle.reader.get_batch(i).num_rows for i in range(count)]
             finally:
                 handle.close()
 
@@ -154,7 +176,33 @@ class _IpcFile(_ArrowFile):
         return _IpcHandle(self, names)
 
     def _batches(self, handle: Any, unit: int, names: list[str]) -> Iterable[Any]:
+        step = rows_at_once(len(names))
+        if self._layout is not None and self.units[unit] > step:
+            layout = self._layout[unit]
+            places = [self.schema.get_field_index(name) for name in names]
+            if all(place >= 0 and layout.buffers[place] is not None for place in places):
+                return self._slices(handle, layout, places, step)
+            self._check_size(layout.size, "in its batches")
         return map(handle.reader.get_batch, [unit])
+
+    def _slices(self, handle: Any, layout: Any, places: list[int], step: int) -> Iterable[Any]:
+        """The rows of a record batch that need not be read whole."""
+        import pyarrow
+
+        fields = [self.schema.field(place) for place in places]
+        kinds = [(place, field.type) for place, field in zip(places, fields, strict=True)]
+        for start in range(0, layout.rows, step):
+            stop = min(start + step, layout.rows)
+            arrays = ipc_layout.read_rows(handle.descriptor, layout, kinds, start, stop)
+            yield pyarrow.RecordBatch.from_arrays(arrays, schema=pyarrow.schema(fields))
+
+    def _check_size(self, size: int, where: str) -> None:
+        if size > _IPC_WHOLE_BYTES:
+            raise DataFormatError(
+                f"{self.path}: {size / 2**30:.1f} GiB {where} is too much for a record batch that "
+                "must be read whole, as it holds texts or is compressed: write the file with "
+                "record batches of fewer rows (max_chunksize=65536 in pyarrow)"
+            )
 
 
 class _IpcHandle:
@@ -168,9 +216,11 @@ class _IpcHandle:
             places = [file.schema.get_field_index(name) for name in names]
             options = pyarrow.ipc.IpcReadOptions(use_threads=False, included_fields=places or None)
             self.reader = pyarrow.ipc.open_file(self._file, options=options)
+            self.descriptor = os.open(file.path, os.O_RDONLY)
 
     def close(self) -> None:
         self._file.close()
+        os.close(self.descriptor)
 
 
 class _CsvFile(_File):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import datetime
 import decimal
 import gzip
@@ -14,6 +15,8 @@ import numpy as np
 import polars
 import pyarrow as pa
 import pyarrow.csv
+import pyarrow.dataset
+import pyarrow.fs
 import pyarrow.parquet
 import pytest
 from hypothesis import assume, given, settings
@@ -397,6 +400,131 @@ def test_missing_values_in_arrow_files(tmp_path, suffix):
     assert (known.n, known.labels, known.positive) == (3, 2, 1.0)
     with pytest.raises(ValueError, match="column 'i' has a missing value"):
         open_dataset(path, target="i").scan()
+
+
+# ------------------------------------------------------------------ datasets of pyarrow
+
+
+def write_hive(folder, form="parquet", keys=("k", "s"), table=None):
+    """Two files a pair of keys; the rows in the order in which they lie, sorted by path."""
+    if table is None:
+        n = 24
+        table = pa.table(
+            {
+                "x": np.arange(n, dtype=np.float32),
+                "k": np.repeat([1, 2, 10], n // 3),
+                "s": ["a", "b"] * (n // 2),
+                "y": np.arange(n) % 2,
+            }
+        )
+    parts = pyarrow.dataset.partitioning(
+        pa.schema([table.schema.field(key) for key in keys]), flavor="hive"
+    )
+    pyarrow.dataset.write_dataset(table, folder, format=form, partitioning=parts)
+    return table
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+@pytest.mark.parametrize("how", ["folder", "dataset"])
+def test_keys_in_the_names_of_folders_are_columns(how, form, tmp_path):
+    table = write_hive(tmp_path / "t", form)
+    source = tmp_path / "t"
+    if how == "dataset":
+        source = pyarrow.dataset.dataset(source, format=form, partitioning="hive")
+    whole = pyarrow.dataset.dataset(tmp_path / "t", format=form, partitioning="hive").to_table()
+    assert len(whole) == len(table)
+    dataset = open_dataset(source, target="y", columns=["k", "x"])
+    X, y = together(dataset.blocks(5))
+    order = np.argsort(X[:, 1])
+    np.testing.assert_array_equal(X[order], np.column_stack([table["k"], table["x"]]))
+    np.testing.assert_array_equal(y[order], table["y"])
+    assert np.unique(np.diff(X[:, 0])).tolist() == [-8, 0, 9]  # 1, 10, 2: by path
+    # A key as the target, or as the only column.
+    ones = open_dataset(source, target="k", columns=["x"])
+    found = {1.0: 8, 2.0: 8, 10.0: 8}
+    assert collections.Counter(together(ones.blocks())[1].tolist()) == found
+    only = together(open_dataset(source, target="y", columns=["k"]).blocks())[0]
+    assert collections.Counter(only[:, 0].tolist()) == found
+    with pytest.raises(ValueError, match="column 's' must hold numbers; got string"):
+        open_dataset(source, target="y")
+
+
+def test_a_fit_on_a_folder_with_keys_is_that_on_its_table(tmp_path):
+    write_hive(tmp_path / "t")
+    dataset = open_dataset(tmp_path / "t", target="y", columns=["x", "k"])
+    X, y = together(dataset.blocks())
+    nets = [bcenet.Network([2, 3, 1], random_state=0) for _ in range(2)]
+    bcenet.fit(nets[0], dataset, epochs=2, shuffle=False, batch_size=5)
+    bcenet.fit(nets[1], X, y, epochs=2, shuffle=False, batch_size=5)
+    assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
+
+
+def test_keys_without_a_value_and_keys_that_are_in_the_files_too(tmp_path):
+    table = pa.table({"x": [1.0, 2.0, 3.0], "k": pa.array([1, None, 2]), "y": [0, 1, 1]})
+    write_hive(tmp_path / "t", keys=["k"], table=table)
+    with pytest.raises(bcenet.DataFormatError, match=r"__\W.*column 'k' has a missing value"):
+        list(open_dataset(tmp_path / "t", target="y").blocks())
+    assert open_dataset(tmp_path / "t", target="y", columns=["x"]).scan().positive == 2
+    path = next((tmp_path / "t" / "k=1").iterdir())
+    pyarrow.parquet.write_table(table.set_column(1, "k", pa.array([1, 1, 1], pa.int32())), path)
+    with pytest.raises(bcenet.DataFormatError, match=rf"{path}: column 'k' is in the file and"):
+        open_dataset(tmp_path / "t", target="y")
+    path.write_bytes(b"no Parquet file")
+    with pytest.raises(bcenet.DataFormatError, match=f"{path}"):
+        open_dataset(tmp_path / "t", target="y")
+
+
+def test_shuffling_keeps_the_keys(tmp_path):
+    table = write_hive(tmp_path / "t")
+    bcenet.data.shuffle(tmp_path / "t", tmp_path / "s.parquet")
+    found = pyarrow.parquet.read_table(tmp_path / "s.parquet").sort_by("x")
+    assert found.select(["x", "s", "y"]).equals(table.select(["x", "s", "y"]))
+    np.testing.assert_array_equal(found["k"], table["k"])
+
+
+def test_datasets_of_pyarrow_that_are_not_read(tmp_path):
+    table = write_hive(tmp_path / "t")
+    whole = pyarrow.dataset.dataset(tmp_path / "t", partitioning="hive")
+    pyarrow.csv.write_csv(table, tmp_path / "t.csv")
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet", row_group_size=5)
+    groups = next(pyarrow.dataset.dataset(tmp_path / "t.parquet").get_fragments())
+    elsewhere = pyarrow.fs.SubTreeFileSystem(str(tmp_path), pyarrow.fs.LocalFileSystem())
+    for source, words in [
+        (whole.filter(pyarrow.dataset.field("k") == 1), "as it was opened; .*filter"),
+        (pyarrow.dataset.dataset(table), "of Parquet or Arrow IPC files on the local"),
+        (pyarrow.dataset.dataset(tmp_path / "t.csv", format="csv"), "of Parquet or Arrow IPC"),
+        (pyarrow.dataset.dataset("t", filesystem=elsewhere), "on the local file system"),
+        (
+            pyarrow.dataset.FileSystemDataset(
+                [groups.subset(row_group_ids=[0, 2])],
+                table.schema,
+                pyarrow.dataset.ParquetFileFormat(),
+                pyarrow.fs.LocalFileSystem(),
+            ),
+            "of whole files; got 2 of the 5 row groups",
+        ),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            open_dataset(source, target="y", columns=["x"])
+
+
+def test_the_schema_of_a_dataset_holds(tmp_path):
+    """Columns that it leaves out are not read, and types are not changed."""
+    write_hive(tmp_path / "t")
+    schema = pa.schema([("x", pa.float32()), ("k", pa.int16()), ("y", pa.int64())])
+    options = {"partitioning": "hive", "format": "parquet"}
+    source = pyarrow.dataset.dataset(tmp_path / "t", schema, **options)
+    assert open_dataset(source, target="y").columns == ["x", "k"]
+    other = schema.set(0, pa.field("x", pa.float64()))
+    source = pyarrow.dataset.dataset(tmp_path / "t", other, **options)
+    with pytest.raises(bcenet.DataFormatError, match="'x' is float; in the dataset it is double"):
+        open_dataset(source, target="y")
+    pruned = pyarrow.dataset.dataset(tmp_path / "t", **options)
+    fragments = list(pruned.get_fragments(filter=pyarrow.dataset.field("k") == 2))
+    pruned = pyarrow.dataset.FileSystemDataset(
+        fragments, pruned.schema, pruned.format, pruned.filesystem
+    )
+    assert open_dataset(pruned, target="y", columns=["k"]).scan().n == 8
 
 
 # ------------------------------------------------------------------ large record batches

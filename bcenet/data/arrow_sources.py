@@ -83,22 +83,67 @@ def rows_at_once(columns: int) -> int:
 
 
 class _ArrowFile(_File):
-    """A file with a schema."""
+    """A file with a schema.
+
+    Attributes: keys: columns that are not in the file, but in the names of its folders, each with
+    the value of all its rows. The schema has them too.
+    """
 
     kind: str
     schema: Any
+    keys: dict[str, Any]
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.keys = {}
+
+    def add_keys(self, keys: dict[str, Any]) -> None:
+        import pyarrow
+
+        for name, value in keys.items():
+            if name in self.schema.names:
+                raise DataFormatError(
+                    f"{self.path}: column {name!r} is in the file and in the names of its folders"
+                )
+            self.schema = self.schema.append(pyarrow.field(name, value.type))
+        self.keys = keys
+
+    def _own(self, names: list[str]) -> list[str]:
+        """The columns that must be read: those of the names that are in the file, or any."""
+        own = [name for name in names if name not in self.keys]
+        return own or self.schema.names[: len(self.schema) - len(self.keys)][:1]
+
+    def open(self, names: list[str]) -> Any:
+        with self.errors(self.kind):
+            return self._open(self._own(names))
+
+    def _open(self, names: list[str]) -> Any:
+        raise NotImplementedError
 
     def batches(self, handle: Any, unit: int, names: list[str]) -> Iterator[Any]:
-        """The record batches of a unit."""
+        """The record batches of a unit, of these columns."""
         rows = 0
         with self.errors(self.kind):
-            for batch in self._batches(handle, unit, names):
+            for batch in self._batches(handle, unit, self._own(names)):
                 batch.validate()
                 self.stamp.check()
                 rows += batch.num_rows
                 if rows > self.units[unit]:
                     raise DataFormatError(f"{self.path}: more rows than it says it has")
-                yield batch
+                yield self._with_keys(batch, names) if self.keys else batch
+
+    def _with_keys(self, batch: Any, names: list[str]) -> Any:
+        import pyarrow
+
+        arrays = [
+            pyarrow.repeat(self.keys[name], batch.num_rows)
+            if name in self.keys
+            else batch.column(name)
+            for name in names
+        ]
+        return pyarrow.RecordBatch.from_arrays(
+            arrays, schema=pyarrow.schema([self.schema.field(name) for name in names])
+        )
 
     def _batches(self, handle: Any, unit: int, names: list[str]) -> Iterable[Any]:
         raise NotImplementedError
@@ -121,7 +166,7 @@ class _ParquetFile(_ArrowFile):
     def __init__(self, path: str) -> None:
         super().__init__(path)
         with self.errors(self.kind):
-            handle = self.open([])
+            handle = self._open([])
             try:
                 self.schema = handle.schema_arrow
                 meta = handle.metadata
@@ -134,7 +179,7 @@ class _ParquetFile(_ArrowFile):
                 "in its row groups"
             )
 
-    def open(self, names: list[str]) -> Any:
+    def _open(self, names: list[str]) -> Any:
         import pyarrow
         import pyarrow.parquet
 
@@ -155,7 +200,7 @@ class _IpcFile(_ArrowFile):
         super().__init__(path)
         self._layout: list[ipc_layout.Batch] | None = None
         with self.errors(self.kind):
-            handle = self.open([])
+            handle = self._open([])
             self.schema = handle.reader.schema
             count = handle.reader.num_record_batches
             handle.close()
@@ -166,14 +211,14 @@ class _IpcFile(_ArrowFile):
                 self.units = [batch.rows for batch in self._layout]
                 return
             self._check_size(size // max(1, count), "on average")
-            handle = self.open(self.schema.names[:1])
+            handle = self._open(self.schema.names[:1])
             try:
                 self.units = [handle.reader.get_batch(i).num_rows for i in range(count)]
             finally:
                 handle.close()
 
-    def open(self, names: list[str]) -> Any:
-        return _IpcHandle(self, names)
+    def _open(self, names: list[str]) -> Any:
+        return _IpcHandle(self.path, [self.schema.get_field_index(name) for name in names])
 
     def _batches(self, handle: Any, unit: int, names: list[str]) -> Iterable[Any]:
         step = rows_at_once(len(names))
@@ -208,15 +253,13 @@ class _IpcFile(_ArrowFile):
 class _IpcHandle:
     """Reads of the file, not a memory map of it: see `bcenet.data.sources.NpyFile`."""
 
-    def __init__(self, file: _IpcFile, names: list[str]) -> None:
+    def __init__(self, path: str, columns: list[int]) -> None:
         import pyarrow
 
-        with file.errors(file.kind):
-            self._file = pyarrow.OSFile(file.path)
-            places = [file.schema.get_field_index(name) for name in names]
-            options = pyarrow.ipc.IpcReadOptions(use_threads=False, included_fields=places or None)
-            self.reader = pyarrow.ipc.open_file(self._file, options=options)
-            self.descriptor = os.open(file.path, os.O_RDONLY)
+        self._file = pyarrow.OSFile(path)
+        options = pyarrow.ipc.IpcReadOptions(use_threads=False, included_fields=columns or None)
+        self.reader = pyarrow.ipc.open_file(self._file, options=options)
+        self.descriptor = os.open(path, os.O_RDONLY)
 
     def close(self) -> None:
         self._file.close()
@@ -407,31 +450,118 @@ KINDS = {
 }
 
 
-class FilesSource(Source):
-    """Files of one kind and the same columns: row groups, record batches or parts are units."""
+def open_files(paths: list[str], folder: str | None = None) -> list[Any]:
+    """The files at the paths, all of one kind.
 
-    def __init__(self, paths: list[str], target: Any, columns: Any, weight: Any) -> None:
-        require_pyarrow()
-        kinds = {KINDS[suffix_of(path)] for path in paths}
-        if len(kinds) > 1:
-            raise ValueError(f"the files must be of one kind; got {', '.join(paths[:4])}")
-        kind = kinds.pop()
-        self._files: list[Any] = [kind(path) for path in paths]
-        first = self._files[0]
+    Of Parquet and Arrow files in a folder whose names under it say ``key=value``, as Hive, Spark
+    and pandas write them, the keys are columns.
+    """
+    require_pyarrow()
+    kinds = {KINDS[suffix_of(path)] for path in paths}
+    if len(kinds) > 1:
+        raise ValueError(f"the files must be of one kind; got {', '.join(paths[:4])}")
+    kind = kinds.pop()
+    if folder is not None and issubclass(kind, _ArrowFile):
+        below = {os.path.dirname(os.path.relpath(path, folder)) for path in paths}
+        if any("=" in name for path in below for name in path.split(os.sep)):
+            return open_fragments(_hive(paths, folder, kind))
+    return [kind(path) for path in paths]
+
+
+def _hive(paths: list[str], folder: str, kind: Any) -> Any:
+    import pyarrow
+    import pyarrow.dataset
+
+    form = "parquet" if kind is _ParquetFile else "ipc"
+    try:
+        return pyarrow.dataset.dataset(
+            paths, format=form, partitioning="hive", partition_base_dir=folder
+        )
+    except (pyarrow.ArrowException, OSError) as error:
+        what = str(error).splitlines()[0]
+        raise DataFormatError(f"{folder}: not a folder of {kind.kind} files: {what}") from error
+
+
+def open_fragments(dataset: Any) -> list[Any]:
+    """The files of a pyarrow dataset, with the keys of its partitions.
+
+    Raises: ValueError where rows or columns would be read otherwise than the dataset does.
+    """
+    require_pyarrow()
+    import pyarrow
+    import pyarrow.dataset
+
+    try:
+        fragments = list(dataset.get_fragments())
+    except ValueError as error:
+        raise ValueError(f"source must be a pyarrow dataset as it was opened; {error}") from None
+    kinds = {
+        pyarrow.dataset.ParquetFileFormat: _ParquetFile,
+        pyarrow.dataset.IpcFileFormat: _IpcFile,
+    }
+    found = []
+    for fragment in fragments:
+        kind = kinds.get(type(getattr(fragment, "format", None)))
+        if kind is None or fragment.filesystem.type_name != "local" or fragment.buffer is not None:
+            raise ValueError(
+                "source must be a pyarrow dataset of Parquet or Arrow IPC files on the local file "
+                "system (of others, give batches: an object that takes them from to_batches "
+                f"anew at each pass); got {fragment!r}"
+            )
+        file = kind(fragment.path)
+        if kind is _ParquetFile and fragment.num_row_groups != len(file.units):
+            raise ValueError(
+                f"source must be a pyarrow dataset of whole files; got {fragment.num_row_groups} "
+                f"of the {len(file.units)} row groups of {fragment.path}"
+            )
+        values = pyarrow.dataset.get_partition_keys(fragment.partition_expression)
+        found.append((file, values))
+    names = {name for _, values in found for name in values}
+    keys = [field for field in dataset.schema if field.name in names]
+    for file, values in found:
+        file.add_keys({field.name: _key(values.get(field.name), field.type) for field in keys})
+    if not found:
+        raise DataFormatError("the dataset has no files")
+    return [file for file, _ in found]
+
+
+def _key(value: Any, kind: Any) -> Any:
+    import pyarrow
+
+    is_dictionary = pyarrow.types.is_dictionary(kind)
+    return pyarrow.scalar(value, kind.value_type if is_dictionary else kind)
+
+
+class FilesSource(Source):
+    """Files of one kind and the same columns: row groups, record batches or parts are units.
+
+    Arguments: schema: of the dataset that the files belong to; the first file's if None.
+    """
+
+    def __init__(
+        self, files: list[Any], target: Any, columns: Any, weight: Any, schema: Any = None
+    ) -> None:
+        self._files = files
+        first = files[0]
         self.name = first.path
-        has_types = issubclass(kind, _ArrowFile)
+        has_types = isinstance(first, _ArrowFile)
         names = first.schema.names if has_types else first.names
-        choice = self._choice = Choice(first.path, names, target, columns, weight)
+        like = first.path
+        if schema is not None:
+            names, like = schema.names, "the dataset"
+        elif has_types:
+            schema = first.schema
+        choice = self._choice = Choice(like, names, target, columns, weight)
+        all_columns = columns is None and like == first.path
         for file in self._files:
             found = file.schema.names if has_types else file.names
-            _check_columns(file.path, found, first.path, names, choice, columns is None)
+            _check_columns(file.path, found, like, names, choice, all_columns)
             if has_types:
-                self._check_types(file, first)
+                self._check_types(file, schema, like)
         self.columns, self.labels = choice.columns, choice.labels
         if has_types:
             dtypes = {
-                name: np.dtype(first.schema.field(name).type.to_pandas_dtype())
-                for name in choice.all
+                name: np.dtype(schema.field(name).type.to_pandas_dtype()) for name in choice.all
             }
         else:
             dtypes = dict.fromkeys(choice.all, np.dtype(np.float64))
@@ -450,11 +580,11 @@ class FilesSource(Source):
         if not self.units:
             raise DataFormatError(f"{first.path}: the table has no rows")
 
-    def _check_types(self, file: Any, first: Any) -> None:
+    def _check_types(self, file: Any, schema: Any, like: str) -> None:
         import pyarrow
 
         for name in self._choice.all:
-            kind, wanted = file.schema.field(name).type, first.schema.field(name).type
+            kind, wanted = file.schema.field(name).type, schema.field(name).type
             types = pyarrow.types
             if not (
                 types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)
@@ -462,7 +592,7 @@ class FilesSource(Source):
                 refuse_text(file.path, name, kind)
             if kind != wanted:
                 raise DataFormatError(
-                    f"{file.path}: column {name!r} is {kind}; in {first.path} it is {wanted}"
+                    f"{file.path}: column {name!r} is {kind}; in {like} it is {wanted}"
                 )
 
     def open(self) -> Reader:
@@ -474,15 +604,15 @@ class FilesSource(Source):
 
 
 def _check_columns(
-    path: str, found: list[str], first: str, names: list[str], choice: Choice, all_columns: bool
+    path: str, found: list[str], like: str, names: list[str], choice: Choice, all_columns: bool
 ) -> None:
     for name in choice.all:
         if found.count(name) != 1:
             how_many = "more than one column" if name in found else "no column"
-            raise DataFormatError(f"{path}: {how_many} named {name!r}, of which {first} has one")
+            raise DataFormatError(f"{path}: {how_many} named {name!r}, of which {like} has one")
     added = [name for name in found if name not in names]
     if all_columns and added:
-        raise DataFormatError(f"{path}: a column named {added[0]!r}, which {first} has not")
+        raise DataFormatError(f"{path}: a column named {added[0]!r}, which {like} has not")
 
 
 class _FilesReader(Reader):

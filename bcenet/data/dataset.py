@@ -50,7 +50,9 @@ def open_dataset(
               0, or from -1 for the last) or the targets themselves: a .npy file or an array;
             - a tuple (X, y) or (X, y, weight) of .npy files or arrays, without a ``target``;
             - a Parquet, Arrow IPC (.arrow, .feather, .ipc) or CSV file (.csv, .csv.gz), a folder
-              of them (with the folders in it, sorted by name), or a list of files;
+              of them (with the folders in it, sorted by name), or a list of files; folders named
+              ``key=value`` in one of Parquet or Arrow files make columns;
+            - a pyarrow dataset of local Parquet or Arrow IPC files;
             - a pandas or polars frame, a pyarrow Table, a mapping of names to columns;
             - a re-iterable of batches (X, y) or (X, y, sample_weight), without a ``target``: a
               list, or an object whose ``__iter__`` starts anew with the same rows every time.
@@ -94,14 +96,20 @@ def _source(source: Any, target: Any, columns: Any, weight: Any) -> Source:
                 f"got {len(source)} parts"
             )
         return _arrays(source[0], columns, *source[1:])
+    folder = None
     if is_path(source):
-        paths = paths_of(os.fspath(source))
+        folder = os.fspath(source)
+        paths = paths_of(folder)
     elif isinstance(source, list) and source and all(map(is_path, source)):
         paths = [os.fspath(path) for path in source]
     elif isinstance(source, np.ndarray) and source.dtype.names is None:
         return _with_target(source, target, columns, weight)
     elif isinstance(source, (Mapping, np.ndarray)) or hasattr(source, "columns"):
         return TableSource(source, target, columns, weight)
+    elif hasattr(source, "get_fragments"):
+        from bcenet.data.arrow_sources import FilesSource, open_fragments
+
+        return FilesSource(open_fragments(source), target, columns, weight, source.schema)
     elif hasattr(source, "__iter__") and not isinstance(source, (str, bytes)):
         if target is not None or weight is not None or columns is not None:
             raise ValueError(
@@ -117,9 +125,9 @@ def _source(source: Any, target: Any, columns: Any, weight: Any) -> Source:
         if len(paths) > 1:
             raise ValueError("source must be one .npy file; several hold no dataset together")
         return _with_target(paths[0], target, columns, weight)
-    from bcenet.data.arrow_sources import FilesSource
+    from bcenet.data.arrow_sources import FilesSource, open_files
 
-    return FilesSource(paths, target, columns, weight)
+    return FilesSource(open_files(paths, folder), target, columns, weight)
 
 
 def _with_target(X: Any, target: Any, columns: Any, weight: Any) -> Source:

@@ -55,7 +55,7 @@ def shuffle(source: str | os.PathLike[str], out: str | os.PathLike[str], *, seed
     seed = checks.integer("seed", seed, 0, 2**64 - 1)
     paths = paths_of(os.fspath(source))
     target = os.fspath(out)
-    form = _form(paths, target)
+    form = _form(paths, os.fspath(source), target)
     if any(os.path.exists(target) and os.path.samefile(path, target) for path in paths):
         raise ValueError(f"out must not be a file that is read; got {target!r}")
     folder = os.path.dirname(os.path.realpath(target))
@@ -87,7 +87,7 @@ def shuffle(source: str | os.PathLike[str], out: str | os.PathLike[str], *, seed
     return position
 
 
-def _form(paths: list[str], target: str) -> Any:
+def _form(paths: list[str], folder: str, target: str) -> Any:
     suffixes = {suffix_of(path) for path in paths}
     suffix = suffix_of(target)
     kinds = {_FORMS[ending] for ending in suffixes}
@@ -96,13 +96,13 @@ def _form(paths: list[str], target: str) -> Any:
             f"out must end as the files that are read do, {', '.join(sorted(suffixes))}; "
             f"got {target!r}"
         )
-    return kinds.pop()(paths, suffix)
+    return kinds.pop()(paths, folder, suffix)
 
 
 class _Rows:
     """Rows of one array in a .npy file, as bytes."""
 
-    def __init__(self, paths: list[str], suffix: str) -> None:
+    def __init__(self, paths: list[str], folder: str, suffix: str) -> None:
         if len(paths) > 1:
             raise ValueError("source must be one .npy file; got a folder of them")
         self._file = NpyFile(paths[0])
@@ -149,12 +149,11 @@ class _Rows:
 class _Files:
     """Files that pyarrow reads, of one kind."""
 
-    def __init__(self, paths: list[str], suffix: str) -> None:
+    def __init__(self, paths: list[str], folder: str, suffix: str) -> None:
         from bcenet.data import arrow_sources
 
-        arrow_sources.require_pyarrow()
         self._suffix = suffix
-        self._files: list[Any] = [arrow_sources.KINDS[suffix_of(path)](path) for path in paths]
+        self._files = arrow_sources.open_files(paths, folder)
         self.rows = sum(sum(file.units) for file in self._files)
         if self.rows == 0:
             raise DataFormatError(f"{paths[0]}: the table has no rows")
@@ -173,8 +172,8 @@ class _Files:
 class _Records(_Files):
     """Records of CSV files, as they stand."""
 
-    def __init__(self, paths: list[str], suffix: str) -> None:
-        super().__init__(paths, suffix)
+    def __init__(self, paths: list[str], folder: str, suffix: str) -> None:
+        super().__init__(paths, folder, suffix)
         first = self._files[0]
         for file in self._files:
             if file.names != first.names:
@@ -221,8 +220,8 @@ class _Records(_Files):
 class _Batches(_Files):
     """Record batches of Arrow IPC and Parquet files."""
 
-    def __init__(self, paths: list[str], suffix: str) -> None:
-        super().__init__(paths, suffix)
+    def __init__(self, paths: list[str], folder: str, suffix: str) -> None:
+        super().__init__(paths, folder, suffix)
         first = self._files[0]
         for file in self._files:
             if not file.schema.equals(first.schema):

@@ -328,16 +328,17 @@ def write(kind, path):
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
             writer.write_table(table, max_chunksize=500)
     else:
-        pa.csv.write_csv(table, path)
+        with pa.output_stream(path) as file:  # packs what is named .gz
+            pa.csv.write_csv(table, file)
     return {"target": "y"}
 
 
 def truncate_during_fits(folder, rounds, seed=0):
     """I6: the file is cut at a random moment and place; every fit says so."""
     rng = np.random.default_rng(seed)
-    kinds = ["npy", "parquet", "arrow", "csv"]
+    kinds = ["npy", "parquet", "arrow", "csv", "csv.gz"]
     for number in range(rounds):
-        kind = kinds[number % 4]
+        kind = kinds[number % 5]
         path = pathlib.Path(folder) / f"{number}.{kind}"
         dataset = open_dataset(path, **write(kind, path), window_rows=1000)
         size = int(rng.integers(0, path.stat().st_size))

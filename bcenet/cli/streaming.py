@@ -15,7 +15,7 @@ from bcenet.data.arrow_sources import KINDS
 from bcenet.data.dataset import in_part
 from bcenet.data.encoded import located
 from bcenet.data.labels import choose_labels, distinct_labels
-from bcenet.data.sources import BLOCK_ROWS
+from bcenet.data.sources import BLOCK_ROWS, suffix_of
 from bcenet.data.tables import Blocks
 from bcenet.model import Model
 from bcenet.tabular import TabularEncoder
@@ -30,7 +30,7 @@ def is_large(path: str) -> bool:
         return False
     if os.path.isdir(path):
         return True
-    known = os.path.splitext(path)[1].lower() in KINDS
+    known = suffix_of(path) in KINDS
     return known and os.path.exists(path) and os.path.getsize(path) > LARGE_BYTES
 
 

@@ -21,6 +21,7 @@ from bcenet.data.sources import (
     Source,
     TableSource,
     is_path,
+    suffix_of,
 )
 from bcenet.errors import DataChangedError, DataFormatError
 from bcenet.records import Record
@@ -50,8 +51,10 @@ def open_dataset(
             - a .npy file or an array (n, columns), of which ``target`` is a column's place (from
               0, or from -1 for the last) or the targets themselves: a .npy file or an array;
             - a tuple (X, y) or (X, y, weight) of .npy files or arrays, without a ``target``;
-            - a Parquet, Arrow IPC (.arrow, .feather, .ipc) or CSV file, a folder of them (with
-              the folders in it, sorted by name), or a list of files;
+            - a Parquet, Arrow IPC (.arrow, .feather, .ipc) or CSV file (.csv, .csv.gz), a folder
+              of them (with the folders in it, sorted by name), or a list of files; folders named
+              ``key=value`` in one of Parquet or Arrow files make columns;
+            - a pyarrow dataset of local Parquet or Arrow IPC files;
             - a pandas or polars frame, a pyarrow Table, a mapping of names to columns;
             - beside an encoder, what `read_blocks` gave: the files are then not checked again;
             - a re-iterable of batches (X, y) or (X, y, sample_weight), without a ``target``: a
@@ -111,14 +114,20 @@ def _source(source: Any, target: Any, columns: Any, weight: Any) -> Source:
                 f"got {len(source)} parts"
             )
         return _arrays(source[0], columns, *source[1:])
+    folder = None
     if is_path(source):
-        paths = paths_of(os.fspath(source))
+        folder = os.fspath(source)
+        paths = paths_of(folder)
     elif isinstance(source, list) and source and all(map(is_path, source)):
         paths = [os.fspath(path) for path in source]
     elif isinstance(source, np.ndarray) and source.dtype.names is None:
         return _with_target(source, target, columns, weight)
     elif isinstance(source, (Mapping, np.ndarray)) or hasattr(source, "columns"):
         return TableSource(source, target, columns, weight)
+    elif hasattr(source, "get_fragments"):
+        from bcenet.data.arrow_sources import FilesSource, open_fragments
+
+        return FilesSource(open_fragments(source), target, columns, weight, source.schema)
     elif hasattr(source, "__iter__") and not isinstance(source, (str, bytes)):
         if target is not None or weight is not None or columns is not None:
             raise ValueError(
@@ -130,13 +139,13 @@ def _source(source: Any, target: Any, columns: Any, weight: Any) -> Source:
             "source must be a path, an array, a tuple (X, y), a frame, a mapping of columns or "
             f"a re-iterable of batches; got {checks.describe(source)}"
         )
-    if os.path.splitext(paths[0])[1].lower() == ".npy":
+    if suffix_of(paths[0]) == ".npy":
         if len(paths) > 1:
             raise ValueError("source must be one .npy file; several hold no dataset together")
         return _with_target(paths[0], target, columns, weight)
-    from bcenet.data.arrow_sources import FilesSource
+    from bcenet.data.arrow_sources import FilesSource, open_files
 
-    return FilesSource(paths, target, columns, weight)
+    return FilesSource(open_files(paths, folder), target, columns, weight)
 
 
 def _with_target(X: Any, target: Any, columns: Any, weight: Any) -> Source:
@@ -157,9 +166,9 @@ def _arrays(X: Any, columns: Any, y: Any, weight: Any = None) -> Source:
 
 def paths_of(path: str) -> list[str]:
     """A file's path, or those of all data files in a folder, sorted."""
-    known = (".npy", ".parquet", ".pq", ".arrow", ".feather", ".ipc", ".csv")
+    known = (".npy", ".parquet", ".pq", ".arrow", ".feather", ".ipc", ".csv", ".csv.gz")
     if not os.path.isdir(path):
-        if os.path.splitext(path)[1].lower() not in known:
+        if suffix_of(path) not in known:
             os.stat(path)  # a missing file is told first
             raise ValueError(f"source must end in {', '.join(known)}; got {path!r}")
         return [path]
@@ -169,7 +178,7 @@ def paths_of(path: str) -> list[str]:
         found += [
             os.path.join(folder, name)
             for name in files
-            if not name.startswith((".", "_")) and os.path.splitext(name)[1].lower() in known
+            if not name.startswith((".", "_")) and suffix_of(name) in known
         ]
     if not found:
         raise DataFormatError(f"{path}: the folder holds no file ending in {', '.join(known)}")

@@ -25,8 +25,6 @@ from bcenet.data.values import MISSING_VALUES, Coded, parse_numbers
 from bcenet.errors import DataFormatError
 
 _COMMA, _QUOTE, _LF, _CR = (ord(c) for c in ',"\n\r')
-_SPECIAL = np.zeros(256, dtype=bool)
-_SPECIAL[[_COMMA, _QUOTE, _LF, _CR]] = True
 
 
 def read_table(
@@ -153,18 +151,25 @@ class _Layout:
         self.source = source
         self.data = data
         octets = np.frombuffer(data, dtype=np.uint8)
-        at = np.flatnonzero(_SPECIAL[octets])
+        special = octets == _COMMA  # NumPy vectorises comparisons, not look-ups
+        for byte in (_QUOTE, _LF, _CR):
+            special |= octets == byte
+        at = np.flatnonzero(special)
         kind = octets[at]
         self._touches = np.diff(at) == 1  # (specials - 1,): the next byte is special too
         before_lf = np.append(self._touches & (kind[1:] == _LF), False)
         is_line_end = (kind == _LF) | ((kind == _CR) & ~before_lf)
-        is_quote = kind == _QUOTE
-        quoted = np.cumsum(is_quote) % 2 == 1
         self.line_ends = at[is_line_end]
-        self.commas = at[(kind == _COMMA) & ~quoted]
+        is_quote = kind == _QUOTE
         self._quotes = np.flatnonzero(is_quote)
+        separates = kind == _COMMA
+        if len(self._quotes):
+            unquoted = np.cumsum(is_quote) % 2 == 0
+            separates &= unquoted
+            is_line_end &= unquoted
+        self.commas = at[separates]
         self._at = at
-        ends = at[is_line_end & ~quoted]
+        ends = at[is_line_end]
         starts = np.concatenate([[0], ends + 1])
         ends = np.append(ends, len(octets))
         ends -= (starts < ends) & (ends < len(octets)) & (octets[ends - 1] == _CR)
@@ -352,9 +357,7 @@ def csv_part(source: str, data: bytes, first_line: int | None = None) -> _Layout
     return layout
 
 
-def csv_records(
-    data: bytes, all_names: list[str], names: list[str]
-) -> dict[str, np.ndarray] | None:
+def csv_records(data: Any, all_names: list[str], names: list[str]) -> dict[str, np.ndarray] | None:
     """Columns of checked records without a header as float64, NaN where a value is missing.
 
     None where a text is no number as it stands: `csv_numbers` knows more.
@@ -363,7 +366,7 @@ def csv_records(
 
 
 def csv_cells(
-    data: bytes,
+    data: Any,
     all_names: list[str],
     names: list[str],
     numeric: Collection[str],

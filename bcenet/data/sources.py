@@ -288,6 +288,12 @@ def is_path(value: Any) -> bool:
     return isinstance(value, (str, os.PathLike))
 
 
+def suffix_of(path: str) -> str:
+    """What a file's name says of its format: its ending in lower case, two of them for .csv.gz."""
+    root, suffix = os.path.splitext(path.lower())
+    return ".csv.gz" if suffix == ".gz" and root.endswith(".csv") else suffix
+
+
 # --- tables
 
 

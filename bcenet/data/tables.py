@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from bcenet.data.arrays import as_columns
-from bcenet.data.sources import BLOCK_ROWS, is_path, units_of
+from bcenet.data.sources import BLOCK_ROWS, is_path, suffix_of, units_of
 from bcenet.errors import DataFormatError
 
 Part = tuple[dict[str, Any], Callable[[int], str]]  # columns, and what to call a row's place
@@ -49,27 +49,32 @@ class Tables:
 
 
 class FileTables(Tables):
-    """Files of one kind with the same columns."""
+    """Files of one kind with the same columns.
 
-    def __init__(self, paths: list[str]) -> None:
-        from bcenet.data import arrow_sources
+    Arguments: schema: of the dataset that the files belong to; the first file's if None.
+    """
 
-        self._files = arrow_sources.open_files(paths)
-        first = self._files[0]
-        self.name, self.names = first.path, list(first.names)
-        self._places, self.units = arrow_sources.places_of(self._files)
+    def __init__(self, files: list[Any], schema: Any = None) -> None:
+        from bcenet.data.arrow_sources import places_of
+
+        self._files = files
+        self.name = self._like = files[0].path
+        self._schema = getattr(files[0], "schema", None)
+        self.names = list(files[0].names)
+        if schema is not None:
+            self._schema, self.names, self._like = schema, list(schema.names), "the dataset"
+        self._places, self.units = places_of(files)
 
     def check(self, names: list[str]) -> None:
         """DataFormatError unless all files have these columns, of the same types."""
-        first = self._files[0]
         for file in self._files:
             for name in names:
                 if name not in file.names:
                     raise DataFormatError(
-                        f"{file.path}: no column named {name!r}, which {first.path} has"
+                        f"{file.path}: no column named {name!r}, which {self._like} has"
                     )
-                if hasattr(file, "schema"):
-                    _check_type(file, first, name)
+                if self._schema is not None:
+                    _check_type(file, self._schema, self._like, name)
 
     def where(self, unit: int) -> tuple[str, int]:
         file, _, row = self._places[unit]
@@ -80,16 +85,15 @@ class FileTables(Tables):
         return _FileParts(self._places, names, numeric, missing)
 
 
-def _check_type(file: Any, first: Any, name: str) -> None:
+def _check_type(file: Any, schema: Any, like: str, name: str) -> None:
     from pyarrow import types
 
-    kind, wanted = file.schema.field(name).type, first.schema.field(name).type
+    kind, wanted = (
+        field.type.value_type if types.is_dictionary(field.type) else field.type
+        for field in (file.schema.field(name), schema.field(name))
+    )
     if kind != wanted:
-        raise DataFormatError(
-            f"{file.path}: column {name!r} is {kind}; in {first.path} it is {wanted}"
-        )
-    if types.is_dictionary(kind):
-        kind = kind.value_type
+        raise DataFormatError(f"{file.path}: column {name!r} is {kind}; in {like} it is {wanted}")
     if types.is_nested(kind) or "binary" in str(kind):
         raise DataFormatError(f"{file.path}: column {name!r} must hold numbers or text; got {kind}")
 
@@ -155,17 +159,22 @@ def open_tables(source: Any) -> Tables:
     """A file's path, a folder's, a list of files, `Blocks`, or columns in memory."""
     if isinstance(source, Blocks):
         return source.tables
+    from bcenet.data.arrow_sources import open_files, open_fragments
     from bcenet.data.dataset import paths_of
 
+    folder = None
     if is_path(source):
-        paths = paths_of(os.fspath(source))
+        folder = os.fspath(source)
+        paths = paths_of(folder)
     elif isinstance(source, list) and source and all(map(is_path, source)):
         paths = [os.fspath(path) for path in source]
+    elif hasattr(source, "get_fragments"):
+        return FileTables(open_fragments(source), source.schema)
     else:
         return MemoryTables(source)
-    if any(path.lower().endswith(".npy") for path in paths):
+    if any(suffix_of(path) == ".npy" for path in paths):
         raise ValueError(f"a table must have columns with names; got {paths[0]!r}")
-    return FileTables(paths)
+    return FileTables(open_files(paths, folder))
 
 
 class Blocks:

@@ -361,7 +361,7 @@ def read(path: Any) -> Saved:
             reason = reason or error
             continue
         if reason is not None:
-            warnings.warn(f"{reason}; going on from {file}", stacklevel=3)
+            warnings.warn(f"{reason}; going on from {file}", stacklevel=4)
         return saved
     assert reason is not None
     raise reason

@@ -298,7 +298,7 @@ def _train(
         folder = options.checkpoint and os.path.join(options.checkpoint, "")
         history = bcenet.fit(network, data.X, data.y, checkpoint=folder, **fit_options)
         return network, history
-    from bcenet.training import resume_same
+    from bcenet.resuming import resume_same
 
     resumed = resume_same(options.resume, network, data.X, data.y, **fit_options)
     return resumed.network, resumed.history

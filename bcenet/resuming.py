@@ -40,7 +40,7 @@ class Resumed(Record):
 def resume(
     path: str | os.PathLike[str],
     X: ArrayLike,
-    y: ArrayLike,
+    y: ArrayLike | None = None,
     *,
     sample_weight: ArrayLike | None = None,
     offset: ArrayLike | None = None,
@@ -58,7 +58,9 @@ def resume(
     Arguments:
         path: what was the fit's ``checkpoint``. In a folder the newest whole one is taken; a
             warning tells of a newer one that is damaged.
-        X, y, sample_weight, offset, validation_data: as in the fit, in any layout.
+        X, y, sample_weight, offset, validation_data: as in the fit, in any layout. A
+            `bcenet.data.Dataset` may have moved, but has the same rows, units and window; what
+            is compared says ``bcenet.data.Dataset.fingerprint``.
         callbacks: as in the fit: those with a state of their own (`bcenet.callbacks`) go on
             with it, the others see the epochs that are left.
         checkpoint_every: None for the fit's.
@@ -166,7 +168,12 @@ def prepare(
     hooks = callbacks_.Callbacks(callbacks)
     hooks.check_resumed(saved.callbacks)
     masked = plan.objective.masked
-    rows = rows_.check(network, X, y, sample_weight, offset, missing=masked)
+    rows: Any
+    if isinstance(X, rows_.Stream):
+        apart = (y, sample_weight, offset)
+        rows = training._check_dataset(network, X, masked, False, apart)
+    else:
+        rows = rows_.check(network, X, y, sample_weight, offset, missing=masked)
     validation = training._check_validation(network, validation_data, masked)
     data = training._fingerprints(rows, validation)
     checkpoint_.check_same(saved, "data", data)
@@ -178,8 +185,8 @@ def prepare(
     course = training._Course(network, plan, hooks, validation, saved)
 
     def go_on() -> None:
-        run = runs.Run(network, rows, plan, saved)
-        training._train(run, course, writer)
+        kind = runs.StreamRun if isinstance(rows, rows_.Stream) else runs.Run
+        training._train(kind(network, rows, plan, saved), course, writer)
 
     def train() -> None:
         held = [network._fitting, plan.optimizer._in_use]

@@ -223,7 +223,7 @@ def _fit(
     rows: Any
     if isinstance(X, rows_.Stream):
         rows = _check_dataset(network, X, masked, check_classes, (y, sample_weight, offset))
-        _refuse_for_datasets(plan, checkpoint)
+        _refuse_for_datasets(plan)
         _warn_of_drift(rows, rows.scan(network.dtype, masked))
     else:
         rows = rows_.check(network, X, y, sample_weight, offset, missing=masked)
@@ -264,7 +264,7 @@ def _fit(
     return course.history
 
 
-def _fingerprints(rows: rows_.Rows, validation: rows_.Rows | None) -> dict[str, Any]:
+def _fingerprints(rows: Any, validation: Any) -> dict[str, Any]:
     from bcenet.checkpoint import fingerprint
 
     return {**(fingerprint(rows) or {}), "validation_data": fingerprint(validation)}
@@ -475,12 +475,11 @@ def _check_dataset(
     return dataset
 
 
-def _refuse_for_datasets(plan: Plan, checkpoint: Any) -> None:
+def _refuse_for_datasets(plan: Plan) -> None:
     """ValueError for what a fit of a dataset has no place for."""
     given = {
         "optimizer 'lbfgs'": isinstance(plan.optimizer, optimizers.LBFGS),
         "lazy": plan.objective.lazy,
-        "checkpoint": checkpoint is not None,
     }
     for name, there in given.items():
         if there:

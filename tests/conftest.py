@@ -7,6 +7,7 @@ import signal
 import pytest
 
 import bcenet._dispatch
+from bcenet import model_file
 
 # A shell that starts the tests in the background makes them ignore SIGINT, and the tests of
 # Ctrl-C would wait for ever.
@@ -19,3 +20,18 @@ def isa(request):
     """Runs a test once with each instruction set that the processor has."""
     with bcenet._dispatch.use(request.param):
         yield request.param
+
+
+@pytest.fixture
+def every_checkpoint(monkeypatch):
+    """Keeps the bytes of every checkpoint that is written."""
+    kept = []
+    real = model_file.write
+
+    def write(path, *content):
+        real(path, *content)
+        with open(path, "rb") as file:
+            kept.append(file.read())
+
+    monkeypatch.setattr(model_file, "write", write)
+    return kept

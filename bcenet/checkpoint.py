@@ -364,7 +364,7 @@ def read(path: Any) -> Saved:
             reason = reason or error
             continue
         if reason is not None:
-            warnings.warn(f"{reason}; going on from {file}", stacklevel=4)
+            warnings.warn(f"{reason}; going on from {file}", stacklevel=3)
         return saved
     assert reason is not None
     raise reason
@@ -394,7 +394,8 @@ def _read_file(path: str) -> Saved:
 
 
 def home(path: Any) -> str:
-    """Where a resumed fit writes: the folder, if ``path`` is one of a folder's checkpoints.
+    """Where a fit that goes on from a file writes: its folder, if it is one of a folder's
+    checkpoints.
 
     Those that are newer there are what the fit will come to, bit for bit.
     """

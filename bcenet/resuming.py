@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from bcenet import averaging as averaging_
     from bcenet import optimizers
+    from bcenet.checkpoint import Saved
     from bcenet.history import History
     from bcenet.network import Network
 
@@ -96,7 +97,7 @@ def resume(
         >>> folder.cleanup()
     """
     resumed, train = prepare(
-        path,
+        checkpoint_.read(path),
         X,
         y,
         sample_weight=sample_weight,
@@ -129,8 +130,10 @@ def resume_same(
     The options are `training._plan`'s; the network isn't changed.
     """
     plan = training._plan(network, n_threads=n_threads, **options)
+    saved = checkpoint_.read(path)
+    checkpoint_.check_same(saved, "configuration", checkpoint_.configuration(network, plan))
     resumed, train = prepare(
-        path,
+        saved,
         X,
         y,
         sample_weight=sample_weight,
@@ -139,14 +142,13 @@ def resume_same(
         callbacks=callbacks,
         checkpoint_every=checkpoint_every,
         n_threads=n_threads,
-        configuration=checkpoint_.configuration(network, plan),
     )
     train()
     return resumed
 
 
 def prepare(
-    path: Any,
+    saved: Saved,
     X: Any,
     y: Any,
     *,
@@ -156,12 +158,8 @@ def prepare(
     callbacks: Any = (),
     checkpoint_every: Any = None,
     n_threads: Any = None,
-    configuration: dict[str, Any] | None = None,
 ) -> tuple[Resumed, Callable[[], None]]:
     """(what the fit has come to, the function that goes on with it, in place)."""
-    saved = checkpoint_.read(path)
-    if configuration is not None:
-        checkpoint_.check_same(saved, "configuration", configuration)
     network, fields = checkpoint_.restore(saved)
     stage = training.choose_stage(network, fields["objective"])
     plan = training.Plan(**fields, n_threads=n_threads, stage=stage)
@@ -180,7 +178,7 @@ def prepare(
     if callbacks_.shows_progress() and not hooks.show_progress:
         hooks.append(callbacks_.ProgressBar())
     every = saved.config["every"] if checkpoint_every is None else checkpoint_every
-    writer = checkpoint_.Writer(checkpoint_.home(path), every)
+    writer = checkpoint_.Writer(checkpoint_.home(saved.path), every)
     writer.prepare(saved.config["configuration"], data, resumed=True)
     course = training._Course(network, plan, hooks, validation, saved)
 

@@ -115,7 +115,7 @@ def resume_same(
     path: Any,
     network: Network,
     X: Any,
-    y: Any,
+    y: Any = None,
     *,
     sample_weight: Any = None,
     offset: Any = None,
@@ -150,7 +150,7 @@ def resume_same(
 def prepare(
     saved: Saved,
     X: Any,
-    y: Any,
+    y: Any = None,
     *,
     sample_weight: Any = None,
     offset: Any = None,

@@ -6,6 +6,7 @@ import copy
 import os
 import re
 import shutil
+import signal
 import threading
 
 import numpy as np
@@ -26,6 +27,7 @@ import bcenet
 from bcenet import checkpoint, model_file
 from bcenet.callbacks import BestWeights, EarlyStopping
 from bcenet.data import open_dataset
+from bcenet.resuming import resume_same
 
 ROWS, INPUTS = 9001, 6  # two blocks of 4096 rows and a short one
 
@@ -310,7 +312,7 @@ def test_s2_ctrl_c_while_a_window_is_read(path):
             self.passes += 1
             for number, batch in enumerate(super().__iter__()):
                 if self.passes == 5 and number == 9:  # first batch, scan, X's sample, epoch 1
-                    os.kill(os.getpid(), 2)
+                    os.kill(os.getpid(), signal.SIGINT)
                     threading.Event().wait(0.2)
                 yield batch
 
@@ -333,6 +335,42 @@ def test_s2_ctrl_c_while_a_window_is_read(path):
     wanted = outcome(expected, bcenet.fit(expected, dataset, **options()))
     resumed = bcenet.resume(path, dataset)
     assert outcome(resumed.network, resumed.history) == wanted
+
+
+def test_s2_an_interrupt_inside_the_engine(path):
+    """A signal while a step of a window is computed: the last whole step is written."""
+    X, y = problem(6000, 50)
+    dataset = open_dataset((X, y), window_rows=2500)
+    given = {"batch_size": 1000, "epochs": 3, "random_state": 0, "n_threads": 1}
+    expected = bcenet.Network([50, 300, 300, 1], random_state=0)
+    wanted = outcome(expected, bcenet.fit(expected, dataset, **given))
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    interrupted = 0
+    try:
+        for delay in (0.02, 0.04, 0.06, 0.09, 0.12, 0.16):
+
+            class Begin:
+                def on_fit_begin(self, state, delay=delay):
+                    signal.setitimer(signal.ITIMER_REAL, delay)
+
+            network = bcenet.Network([50, 300, 300, 1], random_state=0)
+            place = {"checkpoint": path, "checkpoint_every": 10**6, "callbacks": Begin()}
+            try:
+                bcenet.fit(network, dataset, **place, **given)
+            except KeyboardInterrupt:
+                if not os.path.exists(path):  # it had not begun to train
+                    continue
+                interrupted += 1
+                saved = checkpoint.read(path)
+                assert digest(saved.tensors["parameters"]) == digest(network.parameters)
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            resumed = bcenet.resume(path, dataset)
+            assert outcome(resumed.network, resumed.history) == wanted
+            os.unlink(path)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert interrupted  # where they are depends on the machine
 
 
 @pytest.mark.parametrize("every", [1, 1000])
@@ -530,6 +568,22 @@ def test_c6_other_callbacks_are_refused_too(checkpointed):
             validation_data=split(of_arrays(), 0.9),
             callbacks=EarlyStopping(),
         )
+
+
+def test_c6_other_options_are_refused_where_they_are_given_again(path):
+    """`resume_same`, which the command uses, knows them."""
+    network, given = make_network(), options() | {"learning_rate": None, "schedule": None}
+    given |= {"dropout": 0.0, "averaging": None, "shuffle": True, "checkpoint_every": 5}
+    history = bcenet.fit(make_network(), of_arrays(), checkpoint=path, **options())
+    resumed = resume_same(path, network, of_arrays(), **given)
+    assert resumed.history.loss == history.loss
+    for changed, message in [
+        ({"epochs": 3}, "epochs was 2 there and is 3"),
+        ({"batch_size": 7}, "batch_size was 333 there and is 7"),
+        ({"random_state": 8}, "seed was 7 there and is 8"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            resume_same(path, network, of_arrays(), **(given | changed))
 
 
 def test_the_fingerprint_samples_units_from_the_first_to_the_last():

@@ -112,15 +112,15 @@ class Monitor:
     def checkpoint_state(self) -> dict[str, Any]:
         """What a fit that goes on from a checkpoint needs, whatever came before the fit."""
         estimator, training = self.estimator, self.training
-        best = training.best
+        best = training.best  # another network each time, so that its arrays stay as they are
         return {
             "parameters": checkpoints.parameters(estimator),
             "learned": {name: getattr(estimator, name, None) for name in _NUMBERS},
             "no_improvement": training.no_improvement,
             "stopped": self.stopped,
             **{name: _array(getattr(estimator, name)) for name in _CURVES},
-            "best_parameters": None if best is None else best.parameters.copy(),
-            "best_statistics": None if best is None else best.statistics.copy(),
+            "best_parameters": None if best is None else best.parameters,
+            "best_statistics": None if best is None else best.statistics,
             **checkpoints.state_of(training.split),
         }
 

@@ -370,12 +370,26 @@ class Dataset(rows_.Stream):
         return self._summary(np.array(sums), np.array(counts), sum(rows), weight)
 
     def fingerprint(self) -> dict[str, Any]:
-        """What tells this dataset from others, as JSON, and doesn't change with its place.
+        """What `bcenet.resume` tells this dataset from others by; the same wherever its files lie.
 
-        The number of rows, the names and dtypes of columns, the lengths of the units, the window,
-        the split; SHA-256 of all targets and weights (of a `scan`), and of the first 4096 rows of
-        X of 32 units that lie evenly between the first and the last, or of all where they are
-        fewer. So rows of X that were changed elsewhere, and nothing else, go unnoticed.
+        Rows of X that were changed where none is sampled, and nothing else, go unnoticed.
+
+        Returns: a dict of JSON's types: "rows" their number; "columns", "units": SHA-256 of the
+        columns' names and of the units' lengths; "dtypes" of X, y and weight; "window_rows";
+        "split": (seed, bound, below) of each; "y", "weight": SHA-256 of all of them (in a
+        `scan`); "X": that of the first 4096 rows of 32 units that lie evenly from the first to
+        the last, or of all units where they are fewer.
+
+        Raises: as `scan` does.
+
+        Example:
+            >>> import bcenet, numpy as np
+            >>> X, y = np.zeros((5, 2)), np.array([0, 1, 1, 0, 1])
+            >>> before = bcenet.data.open_dataset((X, y)).fingerprint()
+            >>> X[4, 1] = 1.0
+            >>> after = bcenet.data.open_dataset((X, y)).fingerprint()
+            >>> [name for name in before if before[name] != after[name]]
+            ['X']
         """
         if not self._digests:
             self.scan()

@@ -7,6 +7,7 @@ import signal
 import pytest
 
 import bcenet._dispatch
+from bcenet import model_file
 from bcenet.cli import main
 
 # A shell that starts the tests in the background makes them ignore SIGINT, and the tests of
@@ -47,3 +48,18 @@ def refused(run):
         return run.err.removeprefix("bcenet: error: ").strip()
 
     return refused
+
+
+@pytest.fixture
+def every_checkpoint(monkeypatch):
+    """Keeps the bytes of every checkpoint that is written."""
+    kept = []
+    real = model_file.write
+
+    def write(path, *content):
+        real(path, *content)
+        with open(path, "rb") as file:
+            kept.append(file.read())
+
+    monkeypatch.setattr(model_file, "write", write)
+    return kept

@@ -15,7 +15,7 @@ import pytest
 from test_cli import make_rows, write_rows
 
 import bcenet
-from bcenet import metrics
+from bcenet import metrics, runs
 from bcenet.cli import main, progress, streaming, tables, training_data
 from bcenet.data import arrow_sources, open_dataset, read_table
 from bcenet.data.dataset import in_part
@@ -154,10 +154,6 @@ def test_a_bad_cell_is_named_by_its_line(refused, tmp_path, row, column, cell, m
 def test_what_cannot_be_streamed_is_refused(refused, data, tmp_path):
     one = write_rows(tmp_path / "one.csv", make_rows(rows=300, yes="no"))
     cases = [
-        (
-            (data, "--stream", "--checkpoint", tmp_path / "c"),
-            "--checkpoint and --resume are not",
-        ),
         ((data, "--stream", "--hashed", "code"), "--hashed is not for data"),
         (("-", "--stream", "--model", tmp_path / "m"), "--stream needs a file or a folder"),
         ((one, "--stream"), "column 'answer' must have two labels; got 1: 'no'"),
@@ -169,6 +165,31 @@ def test_what_cannot_be_streamed_is_refused(refused, data, tmp_path):
     ]
     for arguments, message in cases:
         assert message in refused(*TRAIN, *arguments)
+
+
+@pytest.mark.parametrize("every", ["7", None])
+def test_a_run_that_was_stopped_goes_on(run, data, tmp_path, every, monkeypatch):
+    """Interrupted in its third epoch, between two windows."""
+    monkeypatch.setattr("bcenet.data.dataset.WINDOW_ROWS", 300)
+    monkeypatch.setattr("bcenet.data.dataset.BLOCK_ROWS", 100)
+    whole, resumed, folder = (tmp_path / name for name in ("w.bcenet", "r.bcenet", "runs"))
+    often = [] if every is None else ["--checkpoint-every", every]
+    run(*TRAIN, data, "--stream", "--model", whole)
+    count = itertools.count()
+    real = runs.StreamRun._with_left
+
+    def with_left(self, window, left):
+        if next(count) == 15:  # six windows an epoch
+            raise KeyboardInterrupt
+        return real(self, window, left)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.StreamRun, "_with_left", with_left)
+        command = [*TRAIN, data, "--stream", "--checkpoint", folder, *often, "--model", resumed]
+        run(*command, status=130)
+    assert not resumed.exists()
+    run(*TRAIN, data, "--stream", "--resume", folder, "--model", resumed)
+    assert bytes_of(resumed) == bytes_of(whole)
 
 
 def test_large_data_are_predicted_and_evaluated_in_parts(run, data, tmp_path, monkeypatch):

@@ -212,7 +212,6 @@ def test_datasets_that_do_not_fit_the_call():
         ({"y": y}, "y, sample_weight and offset must be None"),
         ({"sample_weight": y}, "y, sample_weight and offset must be None"),
         ({"optimizer": "lbfgs"}, "optimizer 'lbfgs' must not be given with a dataset"),
-        ({"checkpoint": "c.bcenet"}, "checkpoint must not be given with a dataset"),
         ({"lazy": True}, "lazy must not be given with a dataset"),
         ({"validation_data": open_dataset((X[:, 1:], y))}, "must have 6 columns; .* has 5"),
     ]:

@@ -311,7 +311,7 @@ def _train(
         folder = options.checkpoint and os.path.join(options.checkpoint, "")
         history = bcenet.fit(network, *data.training, checkpoint=folder, **fit_options)
         return network, history
-    from bcenet.training import resume_same
+    from bcenet.resuming import resume_same
 
     resumed = resume_same(options.resume, network, *data.training, **fit_options)
     return resumed.network, resumed.history
@@ -336,8 +336,6 @@ def _data(options: argparse.Namespace) -> Data:
         large = False
     if not (options.stream or large):
         return _read(options)
-    if options.checkpoint or options.resume:
-        raise ValueError("--checkpoint and --resume are not for data that are read in parts")
     if options.hashed:
         raise ValueError("--hashed is not for data that are read in parts")
     return streaming.read(options)

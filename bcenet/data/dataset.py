@@ -3,6 +3,7 @@ seed and the epoch."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import queue
 import threading
@@ -29,6 +30,8 @@ from bcenet.records import Record
 WINDOW_ROWS = 32 * BLOCK_ROWS
 # Windows of wide rows hold fewer of them: this many bytes of X at most.
 _WINDOW_BYTES = 1 << 27
+# Units of which a fingerprint takes the first rows.
+_SAMPLED_UNITS = 32
 
 
 def open_dataset(
@@ -219,6 +222,7 @@ class Dataset(rows_.Stream):
         self.window_rows = window_rows
         self._parts = parts  # (seed, bound, below): the rows whose hash is below it, or is not
         self._summaries: dict[Any, Summary] = {}
+        self._digests: dict[str, str] = {}  # of y and weight, by the last pass over them
         self._lengths = source.units  # of the units; found by a pass where it is None
 
     def __repr__(self) -> str:
@@ -233,6 +237,11 @@ class Dataset(rows_.Stream):
         if self._lengths is None or self._parts:
             return None
         return sum(self._lengths)
+
+    @property
+    def window_size(self) -> int:
+        """Rows of every window of an epoch but the last; known after a `scan`."""
+        return min(self.window_rows, self.n or 0)
 
     @property
     def labels(self) -> tuple[int, ...]:
@@ -355,6 +364,7 @@ class Dataset(rows_.Stream):
         reader = self._source.open()
         sums, counts, rows = [], [], []
         weight = 0.0
+        digests = {"y": hashlib.sha256(), "weight": hashlib.sha256()}
         try:
             walk = _Walk(self, reader, self._units(), with_x=False)
             window = Window(self, BLOCK_ROWS, 0, with_x=False)
@@ -362,6 +372,9 @@ class Dataset(rows_.Stream):
                 count = walk.fill(window, check)
                 if count:
                     y = window.y[:count]
+                    _update(digests["y"], y)
+                    if window.weight is not None:
+                        _update(digests["weight"], window.weight[:count])
                     known = ~np.isnan(y) if y.dtype.kind == "f" else np.ones(y.shape, bool)
                     sums.append(float(y.sum(dtype=np.float64, where=known)))
                     counts.append(int(np.count_nonzero(known)))
@@ -379,7 +392,64 @@ class Dataset(rows_.Stream):
             raise ValueError(f"{self._source.name} must have at least one row; got 0")
         if self._lengths is None:
             self._lengths = [walk.position]
+        self._digests = {name: total.hexdigest() for name, total in digests.items()}
         return self._summary(np.array(sums), np.array(counts), sum(rows), weight)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What `bcenet.resume` tells this dataset from others by; the same wherever its files lie.
+
+        Rows of X that were changed where none is sampled, and nothing else, go unnoticed.
+
+        Returns: a dict of JSON's types: "rows" their number; "columns", "units": SHA-256 of the
+        columns' names and of the units' lengths; "dtypes" of X, y and weight; "window_rows";
+        "split": (seed, bound, below) of each; "y", "weight": SHA-256 of all of them (in a
+        `scan`); "X": that of the first 4096 rows of 32 units that lie evenly from the first to
+        the last, or of all units where they are fewer.
+
+        Raises: as `scan` does.
+
+        Example:
+            >>> import bcenet, numpy as np
+            >>> X, y = np.zeros((5, 2)), np.array([0, 1, 1, 0, 1])
+            >>> before = bcenet.data.open_dataset((X, y)).fingerprint()
+            >>> X[4, 1] = 1.0
+            >>> after = bcenet.data.open_dataset((X, y)).fingerprint()
+            >>> [name for name in before if before[name] != after[name]]
+            ['X']
+        """
+        if not self._digests:
+            self.scan()
+        source, lengths = self._source, self._lengths or []
+        names = hashlib.sha256()
+        for name in self.columns:
+            names.update(name.encode() + b"\0")
+        units = hashlib.sha256(np.array(lengths, "<i8").data)
+        dtypes = (source.x_dtype, source.y_dtype, source.weight_dtype)
+        return {
+            "rows": self.n,
+            "columns": names.hexdigest(),
+            "dtypes": [None if dtype is None else dtype.name for dtype in dtypes],
+            "units": units.hexdigest(),
+            "window_rows": self.window_rows,
+            "split": [list(part) for part in self._parts],
+            **self._digests,
+            "X": self._sampled(lengths),
+        }
+
+    def _sampled(self, lengths: list[int]) -> str:
+        """SHA-256 of rows of X from several places."""
+        total = hashlib.sha256()
+        reader = self._source.open()
+        try:
+            places = np.linspace(0, len(lengths) - 1, min(len(lengths), _SAMPLED_UNITS))
+            for unit in places.astype(int).tolist():
+                rows = Window(self, min(lengths[unit], BLOCK_ROWS), 0)
+                reader.begin(unit)
+                reader.fill(rows.X, rows.y, rows.weight)
+                _update(total, rows.X)
+        finally:
+            reader.close()
+        return total.hexdigest()
 
     def _summary(self, sums: np.ndarray, counts: np.ndarray, n: int, weight: float) -> Summary:
         labels, positive = int(counts.sum()), float(sums.sum())
@@ -412,6 +482,10 @@ def in_part(start: int, count: int, fraction: float, seed: int) -> np.ndarray:
     seed, bound = _drawn(fraction, seed)
     positions = np.arange(start, start + count, dtype=np.uint64)
     return random_bits(positions, seed) < np.uint64(bound)
+
+
+def _update(total: Any, array: np.ndarray) -> None:
+    total.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)
 
 
 def random_bits(positions: np.ndarray, seed: int) -> np.ndarray:
@@ -525,6 +599,25 @@ class _Walk:
             filled += self._take(window, window.room + filled, window.capacity - filled, check)
         return filled
 
+    def skip(self, rows: int, stop: threading.Event) -> None:
+        """Pass over the next rows: whole units unread, and of the last one what must be read."""
+        while rows and (self._left or self._next_unit()):
+            held = self._held()
+            if held > rows:
+                break
+            self._left, rows = 0, rows - held
+        while rows and not self.ended:
+            rows -= self.fill(Window(self._dataset, min(rows, BLOCK_ROWS), 0), None, stop)
+
+    def _held(self) -> int:
+        """Rows of the unit, of those still to come, that belong to the dataset."""
+        held = 0
+        for start in range(0, self._left, WINDOW_ROWS):
+            count = min(WINDOW_ROWS, self._left - start)
+            chosen = self._dataset._chosen(self.position + start, count)
+            held += count if chosen is None else int(np.count_nonzero(chosen))
+        return held
+
     def _next_unit(self) -> bool:
         unit = next(self._units, None)
         if unit is None:
@@ -574,7 +667,8 @@ class WindowReader:
     """Windows of epoch after epoch, read by a thread of its own while the last one is used.
 
     Arguments:
-        room: rows in front of each window. epochs: their numbers, from 0.
+        room: rows in front of each window. epochs: their numbers, from 0. skipped: windows of
+            the first of them that are left out.
 
     ``close`` ends the thread; call it in a ``finally``.
     """
@@ -589,16 +683,17 @@ class WindowReader:
         seed: int,
         epochs: range,
         shuffle: bool,
+        skipped: int = 0,
     ) -> None:
         self._dataset = dataset
         self._check = _Check(dtype, missing)
         self._rows = dataset.scan(dtype, missing).n
         self._seed, self._epochs, self._shuffle = seed, epochs, shuffle
+        self._skipped = skipped
         self._ready: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._free: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        rows = min(dataset.window_rows, self._rows)
         for _ in range(2):
-            self._free.put(Window(dataset, rows, room))
+            self._free.put(Window(dataset, dataset.window_size, room))
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="bcenet reader", daemon=True)
 
@@ -631,7 +726,8 @@ class WindowReader:
             reader = self._dataset._source.open()
             try:
                 for epoch in self._epochs:
-                    self._read_epoch(reader, epoch)
+                    skipped = self._skipped if epoch == self._epochs.start else 0
+                    self._read_epoch(reader, epoch, skipped)
             finally:
                 reader.close()
         except _Stopped:
@@ -639,12 +735,14 @@ class WindowReader:
         except BaseException as error:
             self._ready.put(error)
 
-    def _read_epoch(self, reader: Reader, epoch: int) -> None:
+    def _read_epoch(self, reader: Reader, epoch: int, number: int) -> None:
+        """The windows of an epoch from one on."""
         dataset = self._dataset
         units = _unit_order(len(dataset._lengths or []), self._seed, epoch, self._shuffle)
         walk = _Walk(dataset, reader, units)
-        left = self._rows
-        number = 0
+        skipped = number * dataset.window_size
+        walk.skip(skipped, self._stop)
+        left = self._rows - skipped
         while left:
             window = self._free.get()
             if window is None:

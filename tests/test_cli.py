@@ -510,7 +510,6 @@ def test_a_label_that_the_model_does_not_know(refused, model, tmp_path):
         ("train DATA --target answer --model no/folder.bcenet", "no: No such file or directory"),
         ("train - --target answer", "--model must be given when the table comes from standard"),
         ("train absent.csv --target answer", "absent.csv: No such file or directory"),
-        ("train . --target answer", ".: the folder holds no file ending in"),
         ("predict DATA DATA", "DATA: not a bcenet model file, or cut short"),
         ("predict absent.bcenet DATA", "absent.bcenet: No such file or directory"),
         ("predict MODEL absent.csv", "absent.csv: No such file or directory"),

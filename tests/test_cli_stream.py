@@ -153,7 +153,9 @@ def test_a_bad_cell_is_named_by_its_line(refused, tmp_path, row, column, cell, m
 
 def test_what_cannot_be_streamed_is_refused(refused, data, tmp_path):
     one = write_rows(tmp_path / "one.csv", make_rows(rows=300, yes="no"))
+    (tmp_path / "empty").mkdir()
     cases = [
+        ((tmp_path / "empty",), "empty: the folder holds no file ending in"),
         ((data, "--stream", "--hashed", "code"), "--hashed is not for data"),
         (("-", "--stream", "--model", tmp_path / "m"), "--stream needs a file or a folder"),
         ((one, "--stream"), "column 'answer' must have two labels; got 1: 'no'"),

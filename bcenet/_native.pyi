@@ -69,6 +69,7 @@ class Engine:
         epoch: int = 0,
         derivatives: bool = False,
         sums: tuple[float, float, float] | None = None,
+        sequence: int = -1,
     ) -> tuple[int, int, float, float, float, int]: ...
     def gradients(
         self,

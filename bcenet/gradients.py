@@ -406,8 +406,9 @@ def losses_of(
     network: Network, rows: rows_.Rows, objective: Objective, n_threads: int | None = None
 ) -> tuple[float, float]:
     """(weighted loss, weight) over checked rows, by the engine's forward pass."""
-    count = threads.choose(n_threads, network._work(rows.n))
     is_sparse = sparse.is_sparse(rows.X)
+    entries = rows.X.nnz if is_sparse else -1
+    count = threads.choose(n_threads, network._work(rows.n, entries))
     return inference_engine(network, count, objective, is_sparse=is_sparse).evaluate(rows.sources())
 
 

@@ -344,6 +344,7 @@ class Engine:
         epoch: int = 0,
         derivatives: bool = False,
         sums: tuple[float, float, float] | None = None,
+        sequence: int = -1,
     ) -> Pass:
         """Steps on the rows of ``sources``, (X, y, weight, offset): see the native Engine.train.
 
@@ -363,6 +364,7 @@ class Engine:
             epoch,
             derivatives,
             sums,
+            sequence,
         )
         return Pass(self._native.STATUSES[status], *rest)
 

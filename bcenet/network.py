@@ -371,9 +371,17 @@ class Network:
 
     # ---- outputs --------------------------------------------------------------------------
 
-    def _work(self, rows: int) -> int:
-        """Multiply-adds of a forward pass."""
-        return rows * sum(i * o for i, o in pairwise(self.layer_sizes))
+    def _work(self, rows: int, entries: int = -1) -> int:
+        """Multiply-adds of a forward pass over rows, which have so many entries if sparse."""
+        first, *others = (i * o for i, o in pairwise(self.layer_sizes))
+        if entries >= 0:
+            return entries * self.layer_sizes[1] + rows * sum(others)
+        return rows * (first + sum(others))
+
+    def _step_work(self, rows: int, entries: int, lazy: bool) -> int:
+        """Multiply-adds of a training step; those of its updates count where X is sparse."""
+        updates = self.parameters.size if entries >= 0 and not lazy else 0
+        return 3 * self._work(rows, entries) + updates
 
     def _outputs(self, X: Any, n_threads: Any, offset: Any, probabilities: bool) -> np.ndarray:
         if (
@@ -388,8 +396,10 @@ class Network:
                 return few
         array = self._check_shape(X, "X")
         base = self.check_offset(offset, array.shape[0])
-        count = threads.choose(n_threads, self._work(array.shape[0]))
-        engine = gradients.inference_engine(self, count, is_sparse=sparse.is_sparse(array))
+        is_sparse = sparse.is_sparse(array)
+        entries = array.nnz if is_sparse else -1
+        count = threads.choose(n_threads, self._work(array.shape[0], entries))
+        engine = gradients.inference_engine(self, count, is_sparse=is_sparse)
         out = np.empty((array.shape[0], self.layer_sizes[-1]), self.dtype)
         bases = kernels.optional_source(base)
         if engine.predict(kernels.source(array), bases, out, probabilities=probabilities) != "done":

@@ -34,8 +34,9 @@ class Run:
         optimizer.seed = plan.seed
         self._batch_size = min(plan.batch_size, rows.n)
         self.batches = math.ceil(rows.n / self._batch_size)
-        step = 3 * network._work(self._batch_size)
-        whole = 3 * network._work(rows.n) * plan.epochs
+        entries = rows.most_entries(self._batch_size)
+        step = network._step_work(self._batch_size, entries, plan.objective.lazy)
+        whole = step * self.batches * plan.epochs
         self.engine = kernels.Engine(
             network.shape,
             network.dtype,
@@ -46,7 +47,7 @@ class Run:
             drop_rates=plan.drop_rates,
             batch_statistics=True,
             averages=averaging is not None,
-            entries=rows.most_entries(self._batch_size),
+            entries=entries,
         )
         self.learning_rate = optimizer.learning_rate
         # What the engine holds, and where it is published to.
@@ -151,7 +152,7 @@ class Run:
         *,
         order: np.ndarray | None,
         rates: np.ndarray | None,
-        seed: int,
+        sequence: int = -1,
     ) -> kernels.Pass:
         plan = self.plan
         return self.engine.train(
@@ -162,8 +163,9 @@ class Run:
             order=order,
             rates=None if rates is None else rates[: batches.stop],
             stage=plan.stage,
-            seed=None if plan.drop_rates is None else seed,
+            seed=None if plan.drop_rates is None else plan.seed,
             epoch=plan.optimizer.epoch,
+            sequence=sequence,
         )
 
     def _begin_epoch(self) -> np.ndarray | None:
@@ -195,7 +197,7 @@ class Run:
         order = None
         if plan.shuffle:
             order = kernels.row_order(plan.seed, plan.optimizer.epoch, self.rows.n)
-        options: dict[str, Any] = {"order": order, "rates": self._begin_epoch(), "seed": plan.seed}
+        options: dict[str, Any] = {"order": order, "rates": self._begin_epoch()}
         first, sums = self._kept_at
         all_batches = range(first, self.batches)
         passed, done, pending = self._steps(self.rows, 0, all_batches, sums, writer, **options)
@@ -353,7 +355,7 @@ class StreamRun(Run):
                 count = -(-rows.n // size) if window.last else rows.n // size
                 self._begin_window(before, done, sums)
                 its_rates = None if rates is None else rates[before : before + count]
-                options = {"order": order, "rates": its_rates, "seed": window.seed}
+                options = {"order": order, "rates": its_rates, "sequence": before * size}
                 batches = range(done, before + count)
                 passed, done, pending = self._steps(rows, before, batches, sums, writer, **options)
                 bad = passed.status != "done"

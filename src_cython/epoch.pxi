@@ -39,7 +39,7 @@ cdef void rows_phases(Job* job) noexcept nogil:
     job.backwards = False
     for i in range(count + 1):
         bcn_team_phase(&plan.team, CHAINS if job.by_chains else ROWS,
-                       blocks + (1 if plan.sparse and i == 0 else 0))
+                       blocks + (1 if plan.index.slots != NULL and i == 0 else 0))
         if i < count:
             job.at = plan.batch_norms[i]
             bcn_team_phase(&plan.team, STATISTICS, lines(&plan.layers[job.at]))

@@ -627,7 +627,14 @@ cdef class Engine:
         """Room for the entries of a batch of sparse rows, by columns."""
         cdef Index* index = &self.plan.index
         cdef Py_ssize_t columns = self.plan.layers[0].fan_in
-        index.room = entries
+        cdef Py_ssize_t count
+        if self.plan.objective.lazy and self.plan.layers[0].narrow:
+            # One more: `scatter_row` writes before it knows whether a column is new.
+            index.columns = <int32_t*> self.allocate(min(columns, entries) + 1, sizeof(int32_t))
+            count = columns * self.plan.layers[0].fan_out
+            index.sums = self.allocate(count, self.plan.item_size)
+            memset(index.sums, 0xFF, count * self.plan.item_size)  # unset
+            return
         index.slots = <int32_t*> self.allocate(columns, sizeof(int32_t))
         index.columns = <int32_t*> self.allocate(min(columns, entries), sizeof(int32_t))
         index.ends = <int32_t*> self.allocate(min(columns, entries), sizeof(int32_t))
@@ -975,6 +982,7 @@ cdef class Engine:
         job.bad_layer = NO_LAYER
         job.next_poll = bcn_nanoseconds() + POLL_NANOSECONDS
         job.at = -1
+        job.sequence = -1
 
     cdef prepare_job(self, Job* job, x, Source y, Source weight, Source offset):
         self.begin_job(job)
@@ -1023,13 +1031,15 @@ cdef class Engine:
     def train(self, x not None, Source y not None, Source weight, Source offset, order,
               rates, Py_ssize_t batch_size, Py_ssize_t first_batch, Py_ssize_t last_batch,
               int stage, int threads, seed=None, uint32_t epoch=0, bint derivatives=False,
-              tuple sums=None):
+              tuple sums=None, Py_ssize_t sequence=-1):
         """Batches first_batch to last_batch - 1 of an epoch over the rows in ``order``.
 
         ``rates`` holds a factor of the learning rate for each batch, float64, or is None.
-        ``seed`` and ``epoch`` decide what dropout drops; without a seed nothing is. With
-        ``derivatives`` y holds them, of the loss by the logits, in the place of targets. The
-        loss, weight and penalty are added to ``sums``, those of the epoch's batches before.
+        ``seed`` and ``epoch`` decide what dropout drops, with the number of a row: its place in x,
+        or, where ``sequence`` is given, in a sequence of rows of which it is the place of the
+        first one here. Without a seed nothing is dropped. With ``derivatives`` y holds them, of
+        the loss by the logits, in the place of targets. The loss, weight and penalty are added to
+        ``sums``, those of the epoch's batches before.
 
         ``progress`` is then (epoch, batches done, loss, weight, penalty), set in the same native
         call: no signal handler sees the one without the other. Its batch is -1 after a bad step.
@@ -1042,6 +1052,7 @@ cdef class Engine:
         job.has_derivatives = derivatives
         self.set_order(&job, order)
         self.set_dropout(&job, seed, epoch)
+        job.sequence = sequence
         if rates is not None:
             job.rates = <double*> address(rates, last_batch * sizeof(double), False)
         if sums is not None:

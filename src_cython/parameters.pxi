@@ -306,7 +306,13 @@ cdef bint gains_gradient(const Job* job, const Item* item, floating* unused) noe
 
 
 cdef inline Py_ssize_t lazy_items(const Plan* plan) noexcept nogil:
-    """Items of the first layer in a lazy step: its columns' by many, and the intercepts."""
+    """Items of the first layer in a lazy step: its columns' by many, and the intercepts; or one.
+
+    The weights of a narrow layer that one core changed reach another core's cache slower than
+    they are changed.
+    """
+    if plan.layers[0].narrow:
+        return 1
     return (plan.index.count + LAZY_COLUMNS - 1) // LAZY_COLUMNS + 1
 
 
@@ -334,33 +340,39 @@ cdef void lazy_row(Job* job, floating* g, Py_ssize_t k) noexcept nogil:
             bcn_store_minimum(&job.bad_layer, 0)
 
 
-cdef void lazy_narrow(Job* job, floating* scratch, const int32_t* columns,
-                      Py_ssize_t n) noexcept nogil:
-    """The same for n columns of a narrow layer, whose weights lie apart: they are brought
-    together for the update."""
+cdef inline void lazy_run(Job* job, floating* scratch, const int32_t* columns, Py_ssize_t n,
+                          Py_ssize_t ahead, Py_ssize_t outputs) noexcept nogil:
+    """Update the weights of n columns of a narrow layer, which lie apart: they are brought
+    together for it. As many as ``ahead`` columns behind them are asked for."""
     cdef const Plan* plan = job.plan
     cdef const Layer* layer = &plan.layers[0]
+    cdef Py_ssize_t width = padded(layer.columns)
+    cdef floating* sums = <floating*> plan.index.sums
     cdef floating* g = scratch
     cdef floating* w = scratch + LAZY_COLUMNS
     cdef floating* state[STATES]
     cdef floating* stored
     cdef Py_ssize_t i, j
     cdef int part
+    for i in range(n, n + ahead):
+        bcn_prefetch(sums + columns[i] * outputs)
     for part in range(STATES):
         state[part] = NULL
         if layer.matrix.state[part] != NULL:
             state[part] = scratch + (2 + part) * LAZY_COLUMNS
-    for j in range(layer.fan_out):
+    for j in range(outputs):
+        stored = <floating*> layer.matrix.w + j * width
+        for i in range(n, n + ahead):
+            bcn_prefetch(stored + columns[i])
         for i in range(n):
-            g[i] = 0
-            column_chain(g + i, plan, columns[i], <floating*> layer.dz + j, 0, job.batch_rows, 1)
-            g[i] *= <floating> job.gradient_scale
-        stored = <floating*> layer.matrix.w + j * padded(layer.columns)
-        for i in range(n):
+            g[i] = sums[columns[i] * outputs + j] * <floating> job.gradient_scale
+            sums[columns[i] * outputs + j] = unset(g[i])
             w[i] = stored[columns[i]]
         for part in range(STATES):
             if state[part] != NULL:
-                stored = <floating*> layer.matrix.state[part] + j * padded(layer.columns)
+                stored = <floating*> layer.matrix.state[part] + j * width
+                for i in range(n, n + ahead):
+                    bcn_prefetch(stored + columns[i])
                 for i in range(n):
                     state[part][i] = stored[columns[i]]
         penalize(g, <const floating*> w, <floating> (plan.objective.l1 * job.penalty_scale),
@@ -368,41 +380,54 @@ cdef void lazy_narrow(Job* job, floating* scratch, const int32_t* columns,
         if not update(w, state[0], state[1], state[2], <const floating*> g, &plan.hyper,
                       &job.step, COEFS, n):
             bcn_store_minimum(&job.bad_layer, 0)
-        stored = <floating*> layer.matrix.w + j * padded(layer.columns)
+        stored = <floating*> layer.matrix.w + j * width
         for i in range(n):
             stored[columns[i]] = w[i]
         for part in range(STATES):
             if state[part] != NULL:
-                stored = <floating*> layer.matrix.state[part] + j * padded(layer.columns)
+                stored = <floating*> layer.matrix.state[part] + j * width
                 for i in range(n):
                     stored[columns[i]] = state[part][i]
+
+
+cdef void lazy_narrow(Job* job, floating* scratch) noexcept nogil:
+    """Update a narrow layer's weights of the batch's columns, and its intercepts."""
+    cdef const Plan* plan = job.plan
+    cdef const Layer* layer = &plan.layers[0]
+    cdef const int32_t* columns = plan.index.columns
+    cdef Py_ssize_t left, n, j
+    scatter_batch(job, scratch)
+    left = plan.index.count
+    while left > 0:
+        n = min(<Py_ssize_t> LAZY_COLUMNS, left)
+        left -= n
+        if layer.fan_out == 1:
+            lazy_run(job, scratch, columns, n, min(<Py_ssize_t> LAZY_COLUMNS, left), 1)
+        else:
+            lazy_run(job, scratch, columns, n, min(<Py_ssize_t> LAZY_COLUMNS, left),
+                     layer.fan_out)
+        columns += n
+    for j in range(layer.fan_out):
+        scratch[0] = 0
+        column_chain(scratch, plan, layer.fan_in, <floating*> layer.dz + j, 0, job.batch_rows, 1)
+        scratch[0] *= <floating> job.gradient_scale
+        if not update_run(job, &layer.matrix, j * padded(layer.columns) + layer.fan_in,
+                          <const floating*> scratch, INTERCEPTS, 1):
+            bcn_store_minimum(&job.bad_layer, 0)
 
 
 cdef void lazy_item(Job* job, floating* scratch, int64_t index) noexcept nogil:
     """Update some of the columns of X that the batch has, or the first layer's intercepts."""
     cdef const Plan* plan = job.plan
-    cdef const Layer* layer = &plan.layers[0]
     cdef Py_ssize_t first = index * LAZY_COLUMNS
-    cdef Py_ssize_t n = min(<Py_ssize_t> LAZY_COLUMNS, plan.index.count - first)
-    cdef Py_ssize_t i, j, offset
-    if index + 1 < lazy_items(plan):
-        if layer.narrow:
-            lazy_narrow(job, scratch, plan.index.columns + first, n)
-        else:
-            for i in range(n):
-                lazy_row(job, scratch, plan.index.columns[first + i])
-    elif not layer.narrow:
-        lazy_row(job, scratch, layer.fan_in)
+    cdef Py_ssize_t i
+    if plan.layers[0].narrow:
+        lazy_narrow(job, scratch)
+    elif index + 1 < lazy_items(plan):
+        for i in range(first, min(first + LAZY_COLUMNS, plan.index.count)):
+            lazy_row(job, scratch, plan.index.columns[i])
     else:
-        for j in range(layer.fan_out):
-            offset = j * padded(layer.columns) + layer.fan_in
-            scratch[0] = 0
-            column_chain(scratch, plan, layer.fan_in, <floating*> layer.dz + j, 0,
-                         job.batch_rows, 1)
-            scratch[0] *= <floating> job.gradient_scale
-            if not update_run(job, &layer.matrix, offset, <const floating*> scratch, INTERCEPTS,
-                              1):
-                bcn_store_minimum(&job.bad_layer, 0)
+        lazy_row(job, scratch, plan.layers[0].fan_in)
 
 
 cdef void parameters_item(Job* job, floating* scratch, int64_t index) noexcept nogil:

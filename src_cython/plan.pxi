@@ -24,7 +24,10 @@ from optimizers cimport (
 )
 from random cimport drop_row
 from source cimport Layout, bcn_prefetch, copy_run, is_plain, prefetch_row, read_row, read_run
-from bcenet.cimports.vecmath cimport absolute, floating, muladd, not_finite, square_root
+from bcenet.cimports.vecmath cimport (
+    absolute, bcn_bits32, bcn_bits64, bcn_float32, bcn_float64, floating, muladd, not_finite,
+    square_root,
+)
 
 cdef extern from "platform.h" nogil:
     ctypedef struct bcn_member:
@@ -51,7 +54,9 @@ cdef enum:
     MOST_PARTIALS = 4  # chains of a batch whose gradients may be kept apart
     NO_LAYER = 1 << 30
     PREFETCH = 24  # rows that a gather looks ahead: shuffled rows lie anywhere in memory
+    SPARSE_PREFETCH = 8  # the same of sparse rows, of which more are in flight at once
     SPARSE_ENTRIES = 64  # of a row that are converted at a time
+    ENTRIES_AHEAD = 16  # entries whose weights or sums are asked for before they are used
     LAZY_COLUMNS = 64  # of X that one item of a lazy step updates
     STRIPE_ROWS = 32  # of a stored matrix, for what goes through all of it
     FEW_PARAMETERS = 1 << 14  # that the leader goes through faster than a phase opens and closes
@@ -141,6 +146,8 @@ cdef struct Sparse:
 
 cdef struct Index:
     # The entries of a batch by the columns of X that it has, each a slot: rows in order.
+    # Lazy steps of a narrow layer need the columns alone: each row's entries are added to sums.
+    void* sums  # (fan_in, fan_out): gradients, unset where the batch lacks a column; or NULL
     int32_t* slots  # (fan_in,): of each column, or -1
     int32_t* columns  # of each slot
     int32_t* ends  # of each slot's entries
@@ -148,7 +155,6 @@ cdef struct Index:
     int32_t* rows  # of each entry, in the batch
     void* values
     Py_ssize_t count  # slots
-    Py_ssize_t room  # entries
 
 cdef enum ItemKind:
     TILE  # of a layer's matrix
@@ -239,8 +245,9 @@ cdef struct Job:
     const int32_t* order_32  # the order of the rows, in one of two widths; NULL: as they lie
     const int64_t* order_64
     const double* rates  # factors of the learning rate, one a batch; NULL: 1
-    uint64_t seed  # of dropout, with the next
+    uint64_t seed  # of dropout, with the next two
     uint32_t epoch
+    Py_ssize_t sequence  # place of the first row in its epoch's, if that is a row's number; or -1
     bint drops  # whether layers drop units
     Py_ssize_t rows
     Py_ssize_t batch_size
@@ -291,6 +298,13 @@ cdef inline Py_ssize_t source_row(const Job* job, Py_ssize_t position) noexcept 
     if job.order_64 != NULL:
         return job.order_64[position]
     return position
+
+
+cdef inline uint64_t row_number(const Job* job, Py_ssize_t position) noexcept nogil:
+    """What dropout knows a row by."""
+    if job.sequence >= 0:
+        return <uint64_t> (job.sequence + position)
+    return <uint64_t> source_row(job, position)
 
 
 cdef inline bint all_finite(const floating* values, Py_ssize_t n) noexcept nogil:

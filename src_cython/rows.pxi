@@ -44,12 +44,38 @@ cdef void multiply_layer(const Layer* layer, const floating* before, floating* a
                         RELU if layer.gated else STORE, a)
 
 
+ctypedef fused place:
+    int32_t
+    int64_t
+
+
 cdef inline Py_ssize_t row_start(const Sparse* s, Py_ssize_t row) noexcept nogil:
     return s.starts_64[row] if s.starts_32 == NULL else s.starts_32[row]
 
 
 cdef inline Py_ssize_t column_of(const Sparse* s, Py_ssize_t entry) noexcept nogil:
     return s.columns_64[entry] if s.columns_32 == NULL else s.columns_32[entry]
+
+
+cdef inline void prefetch_entries(const Job* job, Py_ssize_t position) noexcept nogil:
+    """Ask for the entries of a row to come, and for where those of one far behind it begin."""
+    cdef const Sparse* s = &job.entries
+    cdef Py_ssize_t row, e
+    if position + SPARSE_PREFETCH < job.rows:
+        row = source_row(job, position + SPARSE_PREFETCH)
+        if s.starts_32 == NULL:
+            bcn_prefetch(s.starts_64 + row)
+        else:
+            bcn_prefetch(s.starts_32 + row)
+    if position < job.rows:
+        row = source_row(job, position)
+        for e in range(row_start(s, row), row_start(s, row + 1), 16):  # 64 bytes of int32
+            bcn_prefetch(s.values.data + e * s.values.strides[0])
+            if s.columns_32 == NULL:
+                bcn_prefetch(s.columns_64 + e)
+                bcn_prefetch(s.columns_64 + e + 8)
+            else:
+                bcn_prefetch(s.columns_32 + e)
 
 
 cdef inline void read_entries(floating* values, const Sparse* s, Py_ssize_t first,
@@ -77,11 +103,16 @@ cdef void multiply_sparse(const Job* job, floating* a, Py_ssize_t position,
     cdef const floating* w = <floating*> layer.w
     cdef Py_ssize_t i, row, first, last
     for i in range(rows):
+        prefetch_entries(job, position + i + SPARSE_PREFETCH)
         row = source_row(job, position + i)
         first = row_start(s, row)
         last = row_start(s, row + 1)
-        if layer.narrow:
-            sparse_dots(a, layer, w, s, first, last, values, lanes)
+        if layer.narrow and s.columns_32 == NULL:
+            sparse_dots(a, layer, w, s, s.columns_64, first, last, values, lanes, layer.fan_out)
+        elif layer.narrow and layer.fan_out == 1:
+            sparse_dots(a, layer, w, s, s.columns_32, first, last, values, lanes, 1)
+        elif layer.narrow:
+            sparse_dots(a, layer, w, s, s.columns_32, first, last, values, lanes, layer.fan_out)
         else:
             sparse_panels(a, layer, w, s, first, last, values, sums)
         a += layer.ld_a
@@ -116,26 +147,28 @@ cdef inline void sparse_panels(floating* z, const Layer* layer, const floating* 
 
 
 cdef inline void sparse_dots(floating* z, const Layer* layer, const floating* w,
-                             const Sparse* s, Py_ssize_t first, Py_ssize_t last,
-                             floating* values, floating* lanes) noexcept nogil:
+                             const Sparse* s, const place* columns, Py_ssize_t first,
+                             Py_ssize_t last, floating* values, floating* lanes,
+                             Py_ssize_t outputs) noexcept nogil:
     """One row of a narrow layer: the lanes of `dots`."""
     cdef Py_ssize_t width = padded(layer.columns)
     cdef Py_ssize_t e = first
-    cdef Py_ssize_t n, i, j, k
-    for j in range(layer.fan_out * UNIT):
+    cdef Py_ssize_t n, i, j
+    cdef size_t k
+    for j in range(outputs * UNIT):
         lanes[j] = 0
     while e < last:
         n = min(<Py_ssize_t> SPARSE_ENTRIES, last - e)
         read_entries(values, s, e, n)
         for i in range(n):
-            if i + 16 < n:
-                bcn_prefetch(w + column_of(s, e + i + 16))
-            k = column_of(s, e + i)
-            for j in range(layer.fan_out):
+            if e + i + ENTRIES_AHEAD < last:
+                bcn_prefetch(w + columns[e + i + ENTRIES_AHEAD])
+            k = <size_t> columns[e + i]
+            for j in range(outputs):
                 lanes[j * UNIT + k % UNIT] = muladd(values[i], w[j * width + k],
                                                     lanes[j * UNIT + k % UNIT])
         e += n
-    for j in range(layer.fan_out):
+    for j in range(outputs):
         lanes[j * UNIT + layer.fan_in % UNIT] += w[j * width + layer.fan_in]
         z[j] = lane_sum(<const floating*> lanes + j * UNIT)
 
@@ -171,6 +204,7 @@ cdef void index_batch(Job* job, floating* unused) noexcept nogil:
         index.slots[index.columns[i]] = -1
     index.count = 0
     for i in range(job.batch_rows):
+        prefetch_entries(job, position + i + SPARSE_PREFETCH)
         row = source_row(job, position + i)
         for e in range(row_start(s, row), row_start(s, row + 1)):
             slot = index.slots[column_of(s, e)]
@@ -205,6 +239,87 @@ cdef void index_batch(Job* job, floating* unused) noexcept nogil:
             e += n
 
 
+cdef inline floating unset(floating unused) noexcept nogil:
+    """The NaN of sums that nothing was added to, which arithmetic never makes: all bits are 1."""
+    if floating is float:
+        return bcn_float32(<uint32_t> 0xFFFFFFFF)
+    else:
+        return bcn_float64(<uint64_t> 0xFFFFFFFFFFFFFFFF)
+
+
+cdef inline bint is_unset(floating x) noexcept nogil:
+    if floating is float:
+        return bcn_bits32(x) == <uint32_t> 0xFFFFFFFF
+    else:
+        return bcn_bits64(x) == <uint64_t> 0xFFFFFFFFFFFFFFFF
+
+
+cdef inline floating zero_if(floating x, bint zero) noexcept nogil:
+    """x, or 0; by its bits, or the compiler makes a branch of it."""
+    if floating is float:
+        return bcn_float32(bcn_bits32(x) & (<uint32_t> zero - <uint32_t> 1))
+    else:
+        return bcn_float64(bcn_bits64(x) & (<uint64_t> zero - <uint64_t> 1))
+
+
+cdef inline Py_ssize_t scatter_row(floating* sums, int32_t* found, Py_ssize_t count,
+                                   const Sparse* s, const place* columns, Py_ssize_t first,
+                                   Py_ssize_t last, const floating* dz, floating* values,
+                                   Py_ssize_t outputs) noexcept nogil:
+    """Add x_ik dz_i of one row to each column's sums; columns not seen before to ``found``.
+
+    Returns their number, which was ``count``.
+    """
+    cdef Py_ssize_t e = first
+    cdef Py_ssize_t n, i, j
+    cdef floating* g
+    cdef bint is_new
+    while e < last:
+        n = min(<Py_ssize_t> SPARSE_ENTRIES, last - e)
+        read_entries(values, s, e, n)
+        for i in range(n):
+            if e + i + ENTRIES_AHEAD < last:
+                bcn_prefetch(sums + columns[e + i + ENTRIES_AHEAD] * outputs)
+            g = sums + columns[e + i] * outputs
+            # No branch: where columns are as frequent as words, half would be mispredicted.
+            is_new = is_unset(g[0])
+            found[count] = <int32_t> columns[e + i]
+            count += is_new
+            for j in range(outputs):
+                g[j] = muladd(values[i], dz[j], zero_if(g[j], is_new))
+        e += n
+    return count
+
+
+cdef void scatter_batch(Job* job, floating* unused) noexcept nogil:
+    """The gradient of a narrow layer, column by column of the batch's entries, row after row:
+    the chains of `column_chain` without an index. ``unused`` gives the type."""
+    cdef const Layer* layer = &job.plan.layers[0]
+    cdef Index* index = &job.plan.index
+    cdef const Sparse* s = &job.entries
+    cdef floating values[SPARSE_ENTRIES]
+    cdef floating* sums = <floating*> index.sums
+    cdef const floating* dz = <floating*> layer.dz
+    cdef Py_ssize_t position = job.batch * job.batch_size
+    cdef Py_ssize_t count = 0
+    cdef Py_ssize_t i, row, first, last
+    for i in range(job.batch_rows):
+        row = source_row(job, position + i)
+        first = row_start(s, row)
+        last = row_start(s, row + 1)
+        if s.columns_32 == NULL:
+            count = scatter_row(sums, index.columns, count, s, s.columns_64, first, last, dz,
+                                values, layer.fan_out)
+        elif layer.fan_out == 1:
+            count = scatter_row(sums, index.columns, count, s, s.columns_32, first, last, dz,
+                                values, 1)
+        else:
+            count = scatter_row(sums, index.columns, count, s, s.columns_32, first, last, dz,
+                                values, layer.fan_out)
+        dz += layer.ld_a
+    index.count = count
+
+
 cdef void activate_layer(const Job* job, int l, floating* a, Py_ssize_t row,
                          Py_ssize_t position, Py_ssize_t rows) noexcept nogil:
     """From z in ``a``, rows of the buffers from ``row`` on: the normalisation, g, dropout."""
@@ -227,7 +342,7 @@ cdef void activate_layer(const Job* job, int l, floating* a, Py_ssize_t row,
             activate(a, slope, layer.activation, padded(layer.fan_out))
         if job.drops and layer.drop_rate > 0:
             drop_row(a, slope, layer.drop_rate, <floating> layer.keep_scale, job.seed, job.epoch,
-                     <uint64_t> source_row(job, position + i), <uint32_t> l, layer.fan_out)
+                     row_number(job, position + i), <uint32_t> l, layer.fan_out)
         a[layer.fan_out] = 1  # the next layer's intercepts meet a 1
         a += layer.ld_a
         slope += layer.ld_a

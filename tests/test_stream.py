@@ -67,6 +67,7 @@ CASES = {
     "one batch": {"batch_size": 20_000},
     "penalties": {"l1": 0.02, "l2": 0.3, "clip_norm": 0.1, "max_norm": 1.5},
     "labels summed": {"label_reduction": "sum", "l2": 0.1},
+    "dropout": {"dropout": 0.25},
     "focal": {"loss": "focal", "pos_weight": 2.0, "label_smoothing": 0.1},
 }
 

@@ -471,14 +471,11 @@ def _mixed(z: int) -> int:
     return z ^ z >> 31
 
 
-def window_seed(seed: int, number: int) -> int:
-    """The seed of a window of an epoch, which is not that of the others or of the units' order."""
-    return _mixed((seed + (number + 1) * _GOLDEN) % 2**64)
-
-
 def window_order(seed: int, epoch: int, number: int, rows: int) -> np.ndarray:
     """The order of the rows of a window of an epoch, both from 0: a permutation."""
-    return kernels.row_order(window_seed(seed, number), epoch, rows)
+    # Not the seed of the other windows, nor that of the units' order.
+    window_seed = _mixed((seed + (number + 1) * _GOLDEN) % 2**64)
+    return kernels.row_order(window_seed, epoch, rows)
 
 
 def _unit_order(count: int, seed: int, epoch: int, shuffle: bool) -> Iterable[int]:
@@ -508,7 +505,7 @@ class Window:
     """Buffers for rows, behind room for those that the window before left over.
 
     Attributes: X, y, weight: the buffers. room: rows in front. rows: rows behind it. order: of
-    those rows, None as they lie. seed: the window's own. last: whether the epoch ends with it.
+    those rows, None as they lie. last: whether the epoch ends with it.
     """
 
     def __init__(self, dataset: Dataset, rows: int, room: int, with_x: bool = True) -> None:
@@ -522,7 +519,6 @@ class Window:
         self.weight = np.empty(size, source.weight_dtype) if weighted else None
         self.rows = 0
         self.order: np.ndarray | None = None
-        self.seed = 0
         self.last = False
 
     def part(self, rows: Any) -> list[Any]:
@@ -716,7 +712,6 @@ class WindowReader:
                 raise DataChangedError(f"{dataset._source.name}: fewer rows than before")
             left -= window.rows
             window.last = left == 0
-            window.seed = window_seed(self._seed, number)
             window.order = (
                 window_order(self._seed, epoch, number, window.rows) if self._shuffle else None
             )

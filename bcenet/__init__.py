@@ -13,7 +13,7 @@ from bcenet.history import History
 from bcenet.losses import FocalLoss, bce_gradient, bce_loss, bce_loss_gradient, sigmoid
 from bcenet.network import Network
 from bcenet.optimizers import LBFGS, SGD, Adam, AdamW, AMSGrad, Lion, RMSprop
-from bcenet.training import fit, resume
+from bcenet.training import fit
 
 __all__ = [
     "EMA",
@@ -63,6 +63,7 @@ _LATER = {
     "load": ("bcenet.model", "load_network"),
     "load_model": ("bcenet.model", "load_model"),
     "metrics": ("bcenet.metrics", None),
+    "resume": ("bcenet.resuming", "resume"),
     "schedules": ("bcenet.schedules", None),
     "tabular": ("bcenet.tabular", None),
 }

@@ -598,6 +598,9 @@ def test_large_record_batches_that_must_be_read_whole(tmp_path, monkeypatch):
             patch.setattr(arrow_sources, "_IPC_WHOLE_BYTES", 50_000)
             with pytest.raises(bcenet.DataFormatError, match=r"t\.arrow: .*max_chunksize=65536"):
                 open_dataset(path, target="y", columns=["all f4"])
+    polars.from_arrow(numbers).write_ipc(path)
+    X, _ = together(open_dataset(path, target="y").blocks())
+    np.testing.assert_array_equal(X[:, 0], table.column("all f4"))
     write_arrow(table, path)
     assert bcenet.data.shuffle(path, tmp_path / "s.arrow") == len(table)
     with monkeypatch.context() as patch:

@@ -232,14 +232,15 @@ class _IpcFile(_ArrowFile):
             self.schema = handle.reader.schema
             count = handle.reader.num_record_batches
             handle.close()
+            names = self.schema.names
             size = os.path.getsize(path)
             if size > _IPC_LOOK_BYTES:
-                self._layout = ipc_layout.find(path, count)
+                self._layout = ipc_layout.find(path, self.schema, count)
             if self._layout is not None:
                 self.units = [batch.rows for batch in self._layout]
                 return
             self._check_size(size // max(1, count), "on average")
-            handle = self._open(self.schema.names[:1])
+            handle = self._open(names[:1])
             try:
                 self.units = [handle.reader.get_batch(i).num_rows for i in range(count)]
             finally:
@@ -273,8 +274,8 @@ class _IpcFile(_ArrowFile):
         if size > _IPC_WHOLE_BYTES:
             raise DataFormatError(
                 f"{self.path}: {size / 2**30:.1f} GiB {where} is too much for a record batch that "
-                "must be read whole, as it holds texts or is compressed: write the file with "
-                "record batches of fewer rows (max_chunksize=65536 in pyarrow)"
+                "must be read whole, as it is compressed, holds texts or was written by polars: "
+                "write the file with batches of fewer rows (max_chunksize=65536 in pyarrow)"
             )
 
 

@@ -74,28 +74,32 @@ class _Messages:
             self.closed = True
 
 
-def find(path: str, count: int) -> list[Batch] | None:
-    """The ``count`` record batches of a file; None where pyarrow must see the values to tell.
+def find(path: str, schema: Any, count: int) -> list[Batch] | None:
+    """The ``count`` record batches of a file; None where this way does not tell.
 
-    That is so where they are compressed. Where it changes their byte order, they get no places.
+    That is so where they are compressed, as pyarrow must see the values then, and where the file
+    is no stream with a footer, as those of polars. Where pyarrow changes the order of the bytes, a
+    column has no place.
     """
     import pyarrow
 
     messages = _Messages(path)
+    batches = []
     try:
         stream = pyarrow.ipc.open_stream(pyarrow.PythonFile(messages, mode="r"))
-        batches = []
+        if not stream.schema.equals(schema):
+            return None
         for _ in range(count):
             messages.body = 0, 0
-            try:
-                batch = stream.read_next_batch()
-            except (pyarrow.ArrowException, OSError, StopIteration):
-                return None
+            batch = stream.read_next_batch()
+            batch.validate()  # that buffers hold as many values as there are rows
             places = [_places(column, messages) for column in batch.columns]
             batches.append(Batch(batch.num_rows, messages.body[1], places))
-        return batches
+    except (pyarrow.ArrowException, OSError, StopIteration):
+        return None
     finally:
         messages.close()
+    return batches
 
 
 def _places(column: Any, messages: _Messages) -> tuple[int | None, int] | None:

@@ -395,13 +395,14 @@ def copy_columns(
 ) -> None:
     """Rows of the columns from ``start`` on, as many as y has."""
     rows = slice(start, start + len(y))
-    if X is not None:
-        for place, name in enumerate(choice.columns):
-            X[:, place] = table[name][rows]
-    for place, name in enumerate(choice.targets):
-        (y[:, place] if choice.labels else y)[...] = table[name][rows]
-    if weight is not None:
-        weight[...] = table[choice.weight][rows]
+    with np.errstate(invalid="ignore"):  # a signalling NaN becomes a quiet one; checks come later
+        if X is not None:
+            for place, name in enumerate(choice.columns):
+                X[:, place] = table[name][rows]
+        for place, name in enumerate(choice.targets):
+            (y[:, place] if choice.labels else y)[...] = table[name][rows]
+        if weight is not None:
+            weight[...] = table[choice.weight][rows]
 
 
 # --- batches

@@ -4,6 +4,8 @@ import hashlib
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -328,6 +330,72 @@ def test_a_cluster_that_loses_its_workers(monkeypatch):
 
         with pytest.raises(RuntimeError, match="must have a scheduler and at least one worker"):
             fit(client, *arrays(), callbacks=retire, **OPTIONS["local"])
+
+
+def frozen(client, number):
+    """A callback that stops a worker's process in the second epoch, and does not kill it."""
+    victim = list(client.run(os.getpid).values())[number]
+
+    def stop(state):
+        if state.epoch == 1:
+            os.kill(victim, signal.SIGSTOP)
+
+    return stop
+
+
+def test_a_worker_frozen_in_mid_fit(digests):
+    """It sends no heartbeats: Dask kills it, and the work goes on as if it had died."""
+    with cluster(2) as made, distributed.Client(made) as client:
+        begun = time.monotonic()
+        with pytest.warns(RuntimeWarning, match=r"no heartbeat came for 10 s from worker tcp"):
+            digest = fit(client, *arrays(), callbacks=frozen(client, 1), **OPTIONS["local"])[0]
+        assert digest == digests["local"]
+        assert time.monotonic() - begun < 30
+
+
+def test_a_frozen_worker_that_nothing_starts_again(monkeypatch):
+    """Without a nanny it is left out; if it was the last one, the error names it."""
+    monkeypatch.setattr(fitting, "SILENCE", 2.0)
+    monkeypatch.setattr(fitting, "PATIENCE", 2.0)
+    with cluster(0) as made, distributed.Client(made) as client:
+        program = [sys.executable, "-m", "distributed.cli.dask_worker", made.scheduler_address]
+        options = ["--no-nanny", "--nthreads", "1", "--no-dashboard"]
+        worker = subprocess.Popen([*program, *options], stderr=subprocess.DEVNULL)
+        try:
+            client.wait_for_workers(1, timeout=60)
+            (name,) = client.nthreads()
+            with (
+                pytest.warns(RuntimeWarning, match="computed again elsewhere"),
+                pytest.raises(RuntimeError, match=f"none for 2 s, and no heartbeat .* {name}"),
+            ):
+                fit(client, *arrays(), callbacks=frozen(client, 0), **OPTIONS["local"])
+            with pytest.raises(RuntimeError, match="client must have at least one worker"):
+                fit(client, *arrays())
+        finally:
+            worker.kill()
+            worker.wait()
+
+
+def test_a_worker_frozen_before_the_fit(monkeypatch):
+    monkeypatch.setattr(fitting, "SILENCE", 1.5)
+    with cluster(1) as made, distributed.Client(made) as client:
+        (victim,) = client.run(os.getpid).values()
+        os.kill(victim, signal.SIGSTOP)
+        with pytest.raises(RuntimeError, match="client must have workers that answer; no heart"):
+            fit(client, *arrays())
+
+
+def test_a_slow_worker_is_not_a_frozen_one(here, digests, monkeypatch):
+    """It computes for longer than a worker may be silent, and its heart beats."""
+    monkeypatch.setattr(fitting, "SILENCE", 1.0)
+    X, y = arrays()
+
+    def wait(block):
+        time.sleep(3.0)
+        return block
+
+    slow = X.rechunk({1: 6}).map_blocks(wait, dtype=X.dtype, meta=np.empty((0, 6), X.dtype))
+    assert fit(here, slow, y, **OPTIONS["local"])[0] == digests["local"]
 
 
 def test_rows_that_cannot_be_read_again(monkeypatch):

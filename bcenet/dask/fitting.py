@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
-from collections.abc import Callable, Sequence
-from concurrent.futures import CancelledError
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from concurrent import futures as futures_
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -27,7 +29,10 @@ if TYPE_CHECKING:
     from bcenet.optimizers import Optimizer
 
 # Seconds that a fit waits for a worker where there is none, or for a scheduler that is gone.
-PATIENCE = 20.0
+PATIENCE = 18.0
+# Seconds without a heartbeat after which a worker counts as frozen: Dask's is 0.5 s on a small
+# cluster, and the worker's ten busy seconds would have to hold the GIL to delay it.
+SILENCE = 10.0
 # Sums that a task adds; a power of 2, so that their tree is a part of the whole one.
 _FAN_IN = 8
 
@@ -106,7 +111,7 @@ def fit(
 
     Raises: ValueError and TypeError naming the argument, and the partition for bad rows;
     RuntimeError where a worker runs another version of bcenet, where Dask has given up on a task,
-    or where no worker or scheduler is there for 20 s; NonFiniteError as `bcenet.fit`: the network
+    or where no worker or scheduler is there for 18 s; NonFiniteError as `bcenet.fit`: the network
     then holds the weights before that round.
 
     Sources: Stich, "Local SGD converges fast and communicates little", ICLR 2019; Douillard et
@@ -202,7 +207,9 @@ class Cluster:
         begun = time.monotonic()
         while True:
             try:
-                answers = self._client.run(function, *arguments, on_error="return")
+                answers = self._finish(
+                    self._client.run, function, *arguments, silent=_refuse, on_error="return"
+                )
             except (OSError, KeyError):  # of Dask, for a worker lost before it was asked
                 if time.monotonic() - begun > PATIENCE:
                     raise
@@ -259,30 +266,123 @@ class Cluster:
 
     def _results(self, futures: list[Any]) -> list[Any]:
         """Wait, as long as someone is at work; what the tasks raise is raised here."""
-        seen = time.monotonic()
-        while True:
-            try:
-                distributed.wait(futures, timeout=1.0)
-                for future in futures:  # of several errors the first part's
-                    if future.status == "error":
-                        future.result()
-                return self._client.gather(futures)
-            except TimeoutError:
-                if any(future.status in ("cancelled", "lost") for future in futures):
-                    raise RuntimeError(_LOST) from None
-                if self._client.status == "running" and self._client.nthreads():
-                    seen = time.monotonic()
-                elif time.monotonic() - seen > PATIENCE:
-                    raise RuntimeError(
-                        "the Dask cluster must have a scheduler and at least one worker; there "
-                        f"was none for {PATIENCE:g} s"
-                    ) from None
-            except CancelledError as error:
-                raise RuntimeError(_LOST) from error
-            except distributed.scheduler.KilledWorker as error:
-                raise RuntimeError(
-                    f"Dask has given up on a task whose workers were lost again and again: {error}"
-                ) from error
+        try:
+            results = self._finish(
+                self._client.gather, futures, silent=self._replace, errors="skip"
+            )
+            for future in futures:  # of several errors the first part's
+                if future.status in ("error", "cancelled"):
+                    future.result()
+            return results
+        except futures_.CancelledError as error:
+            raise RuntimeError(_LOST) from error
+        except distributed.scheduler.KilledWorker as error:
+            raise RuntimeError(
+                f"Dask has given up on a task whose workers were lost again and again: {error}"
+            ) from error
+
+    def _finish(
+        self,
+        function: Callable[..., Any],
+        *arguments: Any,
+        silent: Callable[[list[str]], None],
+        **options: Any,
+    ) -> Any:
+        """The result of a client's method; silent(workers) while heartbeats of some are missing."""
+
+        async def call() -> Any:
+            return await function(*arguments, **options)
+
+        loop: Any = self._client.loop
+        called = asyncio.run_coroutine_threadsafe(call(), loop.asyncio_loop)
+        heartbeats = _Heartbeats()
+        try:
+            while not futures_.wait([called], 1.0).done:
+                frozen = heartbeats.missing(self._scheduler("identity").get("workers", {}))
+                if frozen:
+                    silent(frozen)
+            return called.result()
+        finally:
+            called.cancel()
+
+    def _scheduler(self, what: str, **options: Any) -> dict[str, Any]:
+        """A scheduler's answer, or {} where it is gone."""
+        if self._client.status != "running":
+            return {}
+        ask = getattr(self._client.scheduler, what)
+        try:
+            return self._client.sync(ask, callback_timeout=PATIENCE, **options)
+        except (OSError, TimeoutError):
+            return {}
+
+    def _replace(self, frozen: list[str]) -> None:
+        """Let Dask kill workers that don't answer, if they have tasks to do or hold data.
+
+        A worker with a nanny is started again, another is left out. It is what Dask does itself
+        after its `worker-ttl`, of five minutes.
+        """
+        tasks, data = (self._scheduler(what, workers=frozen) for what in ("processing", "has_what"))
+        busy = [worker for worker in frozen if tasks.get(worker) or data.get(worker)]
+        if busy:
+            warnings.warn(
+                f"{_silent(busy)}; what it had is computed again elsewhere",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            self._scheduler(
+                "restart_workers",
+                workers=busy,
+                timeout=PATIENCE / 2,  # of killing it: a nanny takes 4 s
+                wait_for_workers=False,
+                on_error="return",
+                stimulus_id=f"bcenet-{self._token}-frozen",
+            )
+
+
+class _Heartbeats:
+    """How long workers have been silent, while this process looked."""
+
+    def __init__(self) -> None:
+        self._heard: dict[str, tuple[float, float]] = {}
+        self._looked = self._alive = time.monotonic()
+        self._missing: set[str] = set()
+
+    def missing(self, workers: dict[str, Any]) -> list[str]:
+        """Workers without a heartbeat for too long, from what the scheduler says of all.
+
+        Raises: RuntimeError where there is no other for too long.
+        """
+        now = time.monotonic()
+        # A machine that was suspended, or a scheduler that was, has heard of nobody meanwhile.
+        passed = min(now - self._looked, 2.0)
+        self._looked = now
+        heard = {}
+        for worker, state in workers.items():
+            beat, silent = self._heard.get(worker, (None, 0.0))
+            last = state["last_seen"]
+            heard[worker] = (last, silent + passed if beat == last else 0.0)
+        self._heard = heard
+        # Beyond 200 workers the heart beats every n / 200 + 1 s.
+        patience = max(SILENCE, len(workers) / 40)
+        missing = [worker for worker, (_, silent) in heard.items() if silent > patience]
+        self._missing.update(missing)
+        if len(missing) < len(heard):
+            self._alive = now
+        elif now - self._alive > PATIENCE:
+            raise RuntimeError(
+                "the Dask cluster must have a scheduler and at least one worker; there was none "
+                f"for {PATIENCE:g} s"
+                + (f", and {_silent(sorted(self._missing))}" if self._missing else "")
+            )
+        return missing
+
+
+def _silent(workers: Iterable[str]) -> str:
+    return f"no heartbeat came for {SILENCE:g} s from worker {', '.join(workers)}"
+
+
+def _refuse(frozen: list[str]) -> None:
+    raise RuntimeError(f"client must have workers that answer; {_silent(frozen)}")
 
 
 _LOST = (

@@ -48,9 +48,9 @@ def fit(
     learning_rate: float | None = None,
     batch_size: int | None = None,
     epochs: int = 10,
-    local_steps: int | None = 50,
+    local_steps: int | str | None = "auto",
     outer_learning_rate: float = 1.0,
-    outer_momentum: float = 0.8,
+    outer_momentum: float | None = None,
     sample_weight: Any = None,
     pos_weight: ArrayLike | None = None,
     label_smoothing: float = 0.0,
@@ -77,9 +77,10 @@ def fit(
     again. The network and the optimizer are brought up to date after every round.
 
     mode="local": in a round every partition takes ``local_steps`` steps of its own from the same
-    weights, on mini-batches of ``batch_size`` rows. Then weights and the optimizer's moments are
+    weights, each on its share of ``batch_size`` rows. Then weights and the optimizer's moments are
     averaged by the rows' weight, and with d = W - average: m = outer_momentum m + d,
-    W -= outer_learning_rate (d + outer_momentum m).
+    W -= outer_learning_rate (d + outer_momentum m). One partition gives the bits of `bcenet.fit`
+    with its seed, several about as good a network, with the same options.
 
     mode="exact": a round is one step of the optimizer with the gradient over ``batch_size`` rows,
     taken from all partitions in proportion; over all rows with None. The numbers are those of
@@ -93,9 +94,11 @@ def fit(
             kept or computed alike again.
         y: a Dask array (n,) for one output or (n, k) for k; for a DataFrame a column's name, or
             k of them.
-        mode: "local" or "exact". batch_size: None is 200 in the local mode, all rows in the exact.
-        epochs: passes over all rows. An epoch has as many rounds as it takes; with
-            ``local_steps=None`` one.
+        mode: "local" or "exact". batch_size: of a step over all partitions, in proportion to their
+            rows; None is 200 in the local mode, all rows in the exact.
+        epochs: passes over all rows. An epoch has as many rounds as it takes.
+        local_steps: "auto" is 400 divided by the partitions, None all of an epoch.
+        outer_momentum: None is 0 for SGD, else 1 - 1 / sqrt(P) for P partitions of one size.
         sample_weight: a Dask array (n,) or like y; for a DataFrame a column's name.
         validation_data: as for `bcenet.fit`, in memory, measured here after every epoch.
         shuffle: each partition takes its rows in an order of its own in every epoch; rows never

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from bcenet.objective import Objective
     from bcenet.optimizers import Optimizer
 
-# Seconds that a fit waits for a worker where there is none, or for a scheduler that is gone.
-PATIENCE = 18.0
-# Seconds without a heartbeat after which a worker counts as frozen: Dask's is 0.5 s on a small
-# cluster, and the worker's ten busy seconds would have to hold the GIL to delay it.
+# Seconds without any worker's heartbeat, or without a scheduler, after which a fit gives up.
+PATIENCE = 28.0
+# Seconds without a heartbeat after which a worker counts as frozen. Its heart beats every 0.5 s on
+# a small cluster, unless its event loop imports modules, or a task holds the GIL.
 SILENCE = 10.0
 # Sums that a task adds; a power of 2, so that their tree is a part of the whole one.
 _FAN_IN = 8
@@ -114,7 +114,7 @@ def fit(
 
     Raises: ValueError and TypeError naming the argument, and the partition for bad rows;
     RuntimeError where a worker runs another version of bcenet, where Dask has given up on a task,
-    or where no worker or scheduler is there for 18 s; NonFiniteError as `bcenet.fit`: the network
+    or where no worker or scheduler is there for 28 s; NonFiniteError as `bcenet.fit`: the network
     then holds the weights before that round.
 
     Sources: Stich, "Local SGD converges fast and communicates little", ICLR 2019; Douillard et
@@ -202,7 +202,7 @@ class Cluster:
             if isinstance(version, Exception):
                 raise RuntimeError(f"worker {worker} must have bcenet {here['bcenet']}: {version}")
             rounds.check_build({"bcenet": here["bcenet"]}, {"bcenet": version}, f"worker {worker}")
-        for worker, build in self._ask(rounds.build).items():
+        for worker, build in self._ask(_build).items():
             rounds.check_build(here, build, f"worker {worker}")
 
     def _ask(self, function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
@@ -210,9 +210,7 @@ class Cluster:
         begun = time.monotonic()
         while True:
             try:
-                answers = self._finish(
-                    self._client.run, function, *arguments, silent=_refuse, on_error="return"
-                )
+                answers = self._finish(self._client.run, function, *arguments, on_error="return")
             except (OSError, KeyError):  # of Dask, for a worker lost before it was asked
                 if time.monotonic() - begun > PATIENCE:
                     raise
@@ -270,9 +268,7 @@ class Cluster:
     def _results(self, futures: list[Any]) -> list[Any]:
         """Wait, as long as someone is at work; what the tasks raise is raised here."""
         try:
-            results = self._finish(
-                self._client.gather, futures, silent=self._replace, errors="skip"
-            )
+            results = self._finish(self._client.gather, futures, replace=True, errors="skip")
             for future in futures:  # of several errors the first part's
                 if future.status in ("error", "cancelled"):
                     future.result()
@@ -288,10 +284,13 @@ class Cluster:
         self,
         function: Callable[..., Any],
         *arguments: Any,
-        silent: Callable[[list[str]], None],
+        replace: bool = False,
         **options: Any,
     ) -> Any:
-        """The result of a client's method; silent(workers) while heartbeats of some are missing."""
+        """The result of a client's method; whether to replace workers that are frozen meanwhile.
+
+        Raises: RuntimeError where that may not be, or where nobody else is at work.
+        """
 
         async def call() -> Any:
             return await function(*arguments, **options)
@@ -301,9 +300,12 @@ class Cluster:
         heartbeats = _Heartbeats()
         try:
             while not futures_.wait([called], 1.0).done:
-                frozen = heartbeats.missing(self._scheduler("identity").get("workers", {}))
+                workers = self._scheduler("identity").get("workers", {})
+                frozen = heartbeats.missing(workers, SILENCE if replace else 0.8 * PATIENCE)
+                if frozen and not replace:
+                    raise RuntimeError(f"client must have workers that answer; {_silent(frozen)}")
                 if frozen:
-                    silent(frozen)
+                    self._replace(frozen)
             return called.result()
         finally:
             called.cancel()
@@ -350,10 +352,10 @@ class _Heartbeats:
         self._looked = self._alive = time.monotonic()
         self._missing: set[str] = set()
 
-    def missing(self, workers: dict[str, Any]) -> list[str]:
-        """Workers without a heartbeat for too long, from what the scheduler says of all.
+    def missing(self, workers: dict[str, Any], patience: float) -> list[str]:
+        """Workers without a heartbeat for so many seconds, from what the scheduler says of all.
 
-        Raises: RuntimeError where there is no other for too long.
+        Raises: RuntimeError where none had one for too long.
         """
         now = time.monotonic()
         # A machine that was suspended, or a scheduler that was, has heard of nobody meanwhile.
@@ -366,12 +368,12 @@ class _Heartbeats:
             heard[worker] = (last, silent + passed if beat == last else 0.0)
         self._heard = heard
         # Beyond 200 workers the heart beats every n / 200 + 1 s.
-        patience = max(SILENCE, len(workers) / 40)
+        patience = max(patience, len(workers) / 40)
         missing = [worker for worker, (_, silent) in heard.items() if silent > patience]
         self._missing.update(missing)
-        if len(missing) < len(heard):
-            self._alive = now
-        elif now - self._alive > PATIENCE:
+        if heard:
+            self._alive = max(self._alive, now - min(silent for _, silent in heard.values()))
+        if now - self._alive > PATIENCE:
             raise RuntimeError(
                 "the Dask cluster must have a scheduler and at least one worker; there was none "
                 f"for {PATIENCE:g} s"
@@ -381,11 +383,12 @@ class _Heartbeats:
 
 
 def _silent(workers: Iterable[str]) -> str:
-    return f"no heartbeat came for {SILENCE:g} s from worker {', '.join(workers)}"
+    return f"no heartbeat comes from worker {', '.join(workers)}"
 
 
-def _refuse(frozen: list[str]) -> None:
-    raise RuntimeError(f"client must have workers that answer; {_silent(frozen)}")
+def _build() -> dict[str, str]:
+    """`rounds.build`, here, so that workers import now what their tasks need."""
+    return rounds.build()
 
 
 _LOST = (

@@ -79,8 +79,8 @@ def fit(
     mode="local": in a round every partition takes ``local_steps`` steps of its own from the same
     weights, each on its share of ``batch_size`` rows. Then weights and the optimizer's moments are
     averaged by the rows' weight, and with d = W - average: m = outer_momentum m + d,
-    W -= outer_learning_rate (d + outer_momentum m). One partition gives the bits of `bcenet.fit`
-    with its seed, several about as good a network, with the same options.
+    W -= outer_learning_rate (d + outer_momentum m). Options that suit
+    `bcenet.fit` suit this too.
 
     mode="exact": a round is one step of the optimizer with the gradient over ``batch_size`` rows,
     taken from all partitions in proportion; over all rows with None. The numbers are those of

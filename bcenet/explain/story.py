@@ -99,7 +99,7 @@ def _question(report: Explanation) -> list[Block]:
             "numbers there are three ways to compute the same dC/dz: (1) both factors of the chain "
             "rule and their product; (2) a - y to the letter; (3) the fused form, which goes "
             "back to the logit, s(z) for y = 0 and -s(-z) for y = 1. bcenet trains with (3). "
-            "The exact value beside them is computed in decimal arithmetic with 60 digits."
+            "The exact value beside them is computed in decimal arithmetic with 80 digits."
         ),
     ]
     return blocks + [Paragraph(f"Note: {remark}.", True) for remark in report.remarks]

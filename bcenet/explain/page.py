@@ -39,6 +39,9 @@ p { max-width: 46rem; overflow-wrap: anywhere; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .28rem .9rem .28rem 0; border-bottom: 1px solid var(--line);
   white-space: nowrap; }
+@media (max-width: 40rem) {
+  table { font-size: .74rem; } th, td { white-space: normal; padding-right: .45rem; }
+  td.number { white-space: nowrap; } .formulas math { font-size: .95rem; } }
 tr.right td:last-child { color: var(--good); }
 tr.wrong td:last-child, tr.zero td:last-child, tr.nan td:last-child, tr.infinite td:last-child {
   color: var(--bad); font-weight: 600; }
@@ -68,9 +71,7 @@ def to_html(report: Explanation, title: str | None, subtitle: str) -> str:
                 parts.append(f'<p class="subtitle">{escape(subtitle)}</p>')
         elif isinstance(block, Paragraph):
             kind = ' class="warning"' if block.warning else ""
-            # a difference stays on one line
-            text = escape(block.text).replace(" - ", "&nbsp;&minus;&nbsp;")
-            parts.append(f"<p{kind}>{text}</p>")
+            parts.append(f"<p{kind}>{_prose(block.text)}</p>")
         elif isinstance(block, Formulas):
             lines = "\n".join(
                 f'<math display="block"><mrow>{to_mathml(line)}</mrow></math>'
@@ -99,12 +100,22 @@ def to_html(report: Explanation, title: str | None, subtitle: str) -> str:
 """
 
 
+def _prose(text: str) -> str:
+    """Escaped; a difference stays on one line."""
+    return escape(text).replace(" - ", "&nbsp;&minus;&nbsp;")
+
+
+def _cell(text: str) -> str:
+    kind = ' class="number"' if " " not in text else ""  # not broken at the sign of an exponent
+    return f"<td{kind}>{_prose(text)}</td>"
+
+
 def _table(table: Table) -> str:
     head = "".join(f'<th scope="col">{escape(text)}</th>' for text in table.header)
     rows = []
     for cells, verdict in zip(table.rows, table.verdicts, strict=True):
         kind = f' class="{verdict}"' if verdict else ""
-        rows.append(f"<tr{kind}>{''.join(f'<td>{escape(text)}</td>' for text in cells)}</tr>")
+        rows.append(f"<tr{kind}>{''.join(map(_cell, cells))}</tr>")
     body = "\n".join(rows)
     return (
         f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n'

@@ -313,7 +313,7 @@ def _hidden(report: Explanation) -> list[Block]:
             Formulas(["da_{l-1} = dz_l W_l^T", "dz_{l-1} = da_{l-1} * g'(z_{l-1})"]),
         ]
         for unit in report.units:
-            blocks += _unit(unit, report.dtype)
+            blocks += _unit(unit, report)
     else:
         blocks.append(
             _say("This network has no hidden layer: it is logistic regression, and a - y is all.")
@@ -332,7 +332,7 @@ def _hidden(report: Explanation) -> list[Block]:
         _say(
             "What it does to the gradient over all the rows, in float64: the error as a part "
             "of the right gradient's length, and the cosine of the angle between the two (1 is the "
-            "same direction, below 0 a step makes the cost larger). a - y in a hidden layer "
+            "same direction; below 0 a small step makes the cost larger). a - y in a hidden layer "
             "compares a unit with a target that was never its own. da * g'(z) at the output, with "
             "a - y for da, counts the slope a (1 - a), which is at most 1/4, where it had "
             "cancelled: it is the gradient of squared error / 2, and rows that are surely wrong "
@@ -343,9 +343,9 @@ def _hidden(report: Explanation) -> list[Block]:
     ]
 
 
-def _unit(unit: HiddenUnit, dtype: str) -> list[Block]:
+def _unit(unit: HiddenUnit, report: Explanation) -> list[Block]:
     def text(value: float) -> str:
-        return shown(value, dtype)
+        return shown(value, report.dtype)
 
     terms = [f"{_signed(text(dz))} * {_signed(text(w))}" for dz, w in unit.terms[:3]]
     more = len(unit.terms) - len(terms)
@@ -360,12 +360,13 @@ def _unit(unit: HiddenUnit, dtype: str) -> list[Block]:
     ]
     if unit.normalization:
         lines.insert(3, f"dz = {text(unit.dz)}")
+    of = "" if report.outputs == 1 else ", with the mean of the row's labels for y,"
     through = " The normalisation then takes it back to dz." if unit.normalization else ""
     return [
         _say(
             f"Row {unit.row}, layer {unit.layer}, unit {unit.unit} ({unit.activation}{norm}, the "
             f"largest dz of its layer): z = {text(unit.z)}, a = {text(unit.a)}.{through} The "
-            "last line is not its gradient:"
+            f"last line{of} is not its gradient:"
         ),
         Formulas(lines),
     ]

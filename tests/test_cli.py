@@ -667,7 +667,7 @@ def test_a_closed_pipe_ends_the_command_quietly(model, tmp_path, environment):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-@pytest.mark.parametrize("command", ["predict", "evaluate", "info"])
+@pytest.mark.parametrize("command", ["predict", "evaluate", "explain", "info"])
 def test_a_full_standard_output_is_an_error(model, data, command, environment):
     files = [model] if command == "info" else [model, data]
     options = {"env": environment}

@@ -662,6 +662,37 @@ def test_lines_of_long_csv_files(tmp_path):
             list(open_dataset(path, target="y", columns=["x"]).blocks())
 
 
+def test_a_quote_that_is_never_closed_is_found_at_once(tmp_path, monkeypatch):
+    """The rest of the file is neither scanned once a line nor read whole."""
+    path = tmp_path / "t.csv"
+    lines = "".join(f"{i},{i % 2}\n" for i in range(1_000_000))
+    path.write_text('x,y\n1,0\n"2,1\n' + lines)
+    monkeypatch.setattr(arrow_sources, "_RECORD_BYTES", 1 << 22)
+    read = []
+    kept = byte_streams.PlainBytes.read
+    monkeypatch.setattr(
+        byte_streams.PlainBytes, "read", lambda self, out: read.append(len(out)) or kept(self, out)
+    )
+    with pytest.raises(
+        bcenet.DataFormatError, match=r"t\.csv, line 3, column 'x': a quote that is never closed"
+    ):
+        open_dataset(path, target="y")
+    assert sum(read) < 6 << 20 < path.stat().st_size
+
+
+@pytest.mark.parametrize("end", ["\n", "\r"])
+def test_a_wide_header_and_lines_that_a_return_alone_ends(tmp_path, end):
+    """A header of more bytes than a part, and a file in which no part ends."""
+    names = [f"{'x' * 200}{i}" for i in range(6000)] if end == "\n" else ["x"]
+    rows = [[i / 4] * len(names) for i in range(20 if end == "\n" else 300_000)]
+    path = tmp_path / "t.csv"
+    lines = [",".join([*names, "y"]), *(",".join(map(str, [*row, i % 2])) for i, row in enumerate(rows))]
+    path.write_bytes(end.join(lines).encode())
+    X, y = together(open_dataset(path, target="y").blocks())
+    np.testing.assert_array_equal(X, rows)
+    np.testing.assert_array_equal(y, np.arange(len(rows)) % 2)
+
+
 CELLS = st.sampled_from(["0", "1", " 1 ", '"0"', '"1"', "0.5", '"0.25"', "", '""', "NA", "1e-3"])
 ENDS = st.sampled_from(["\n", "\r\n", "\n\n", "\r\n\r\n"])
 TEXTS = st.sampled_from(["a", '"b,c"', '"d\ne"', '"f""g"', '"\r\n"', "", '"é\n\n"'])

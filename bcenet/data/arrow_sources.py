@@ -30,6 +30,8 @@ from bcenet.errors import DataChangedError, DataFormatError
 # Bytes of a CSV file that are parsed at once, or looked at for its header.
 _CSV_BYTES = 1 << 20
 _HEADER_BYTES = 1 << 12
+# A longer record has a quote that is never closed: without an end, a file would be read whole.
+_RECORD_BYTES = 1 << 26
 # Rows that Parquet files and large record batches give at once, or fewer where they are wide.
 _ROWS = 65_536
 _ROWS_BYTES = 1 << 26
@@ -439,23 +441,27 @@ class _Records:
     def next(self, step: int) -> memoryview:
         """The next whole records, until the next call; none at the end of the file.
 
-        They are those of ``step`` bytes or, where these hold none, of a multiple: so the same when
-        reading begins here again. The end of the file ends the last record.
+        They are those of ``step`` bytes or, where these hold none, of twice as many, and so on: so
+        the same when reading begins here again. The end of the file ends the last record. Past
+        _RECORD_BYTES a quote counts as open that is never closed, and is for the caller to find.
         """
         data, size = self._buffer, len(self._rest)
         data[:size] = self._rest
+        wanted = step
         while True:
-            wanted = step - size % step
-            if size + wanted > len(data):
-                data = self._buffer = data[:size] + bytes(wanted)
+            if wanted > len(data):
+                data = self._buffer = data[:size] + bytes(wanted - size)
             view = memoryview(data)
-            read = self._stream.read(view[size : size + wanted])
-            size += read
-            ended = read < wanted
-            end = size if ended else _last_line_end(data, size)
+            size += self._stream.read(view[size : max(size, wanted)])
+            ended = size < wanted
+            held = min(size, wanted)
+            end = held if ended else _last_line_end(data, held)
+            if not end and held >= _RECORD_BYTES:
+                end = data.rfind(b"\n", 0, held) + 1
             if end or ended:
                 self._rest = bytes(view[end:size])
                 return view[:end]
+            wanted *= 2
 
     def put_back(self, data: memoryview) -> None:
         self._rest = bytes(data) + self._rest
@@ -470,8 +476,11 @@ class _Records:
 def _last_line_end(data: bytearray, size: int) -> int:
     """Where the last whole record of ``size`` bytes ends: after an LF outside quotes; 0 without."""
     end = data.rfind(b"\n", 0, size) + 1
-    while end and data.count(b'"', 0, end) % 2:
-        end = data.rfind(b"\n", 0, end - 1) + 1
+    is_open = data.count(b'"', 0, end) % 2
+    while end and is_open:
+        before = data.rfind(b"\n", 0, end - 1) + 1
+        is_open ^= data.count(b'"', before, end) % 2
+        end = before
     return end
 
 

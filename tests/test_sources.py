@@ -686,7 +686,10 @@ def test_a_wide_header_and_lines_that_a_return_alone_ends(tmp_path, end):
     names = [f"{'x' * 200}{i}" for i in range(6000)] if end == "\n" else ["x"]
     rows = [[i / 4] * len(names) for i in range(20 if end == "\n" else 300_000)]
     path = tmp_path / "t.csv"
-    lines = [",".join([*names, "y"]), *(",".join(map(str, [*row, i % 2])) for i, row in enumerate(rows))]
+    lines = [
+        ",".join([*names, "y"]),
+        *(",".join(map(str, [*row, i % 2])) for i, row in enumerate(rows)),
+    ]
     path.write_bytes(end.join(lines).encode())
     X, y = together(open_dataset(path, target="y").blocks())
     np.testing.assert_array_equal(X, rows)

@@ -179,9 +179,10 @@ class Run:
                 sequence=sequence,
             )
             if self.tell is not None and passed.status == "done":
-                if time.monotonic() - begun < _BETWEEN_CALLS:
+                count = stop - batches.start
+                if count == self._piece and time.monotonic() - begun < _BETWEEN_CALLS:
                     self._piece *= 2
-                self.tell((stop - batches.start) * self._batch_size)
+                self.tell(count * self._batch_size)
             if passed.status != "done" or stop == batches.stop:
                 return passed
             batches, sums = range(stop, batches.stop), passed.sums

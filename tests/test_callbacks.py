@@ -549,6 +549,32 @@ def test_progress_within_epochs_changes_no_bit(streamed, monkeypatch):
     assert followed.seen == [(epoch, rows) for epoch in (0, 1) for rows in steps]
 
 
+def test_long_epochs_tell_of_progress_just_as_often_later(monkeypatch):
+    """An epoch's last part, which is short, says nothing of how long the others take."""
+
+    class Clock:
+        now = 0.0
+
+        def monotonic(self):
+            return self.now
+
+    clock = Clock()
+    train = runs.kernels.Engine.train
+
+    def trained(engine, sources, batch_size, batches, **options):
+        clock.now += 0.001 * len(batches)
+        return train(engine, sources, batch_size, batches, **options)
+
+    monkeypatch.setattr(runs, "time", clock)
+    monkeypatch.setattr(runs.kernels.Engine, "train", trained)
+    X, y = problem(1030, 5)
+    followed = Followed()
+    net = bcenet.Network([5, 4, 1], random_state=0)
+    bcenet.fit(net, X, y, batch_size=1, epochs=8, callbacks=followed, random_state=0)
+    last = [rows for epoch, rows in followed.seen if epoch == 7]
+    assert last == [*range(128, 1030, 128), 1030]  # 0.128 s each
+
+
 @pytest.mark.parametrize("streamed", [False, True])
 def test_an_interrupt_between_two_parts_of_an_epoch_keeps_the_steps(streamed, monkeypatch):
     monkeypatch.setattr(runs, "_BETWEEN_CALLS", 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import io
@@ -20,7 +21,7 @@ import pytest
 
 import bcenet
 from bcenet import metrics, model_file
-from bcenet.cli import main
+from bcenet.cli import main, streaming, tables
 from bcenet.data import read_table
 
 ROWS = 400
@@ -740,6 +741,26 @@ def test_s2_an_interrupt_while_predictions_are_written_keeps_the_old_file(
     assert out.read_text() == "old"
     assert not [name for name in os.listdir(tmp_path) if name.endswith(".tmp")]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_s2_an_interrupt_that_a_library_drops_ends_the_command_before_it_trains(
+    run, data, tmp_path, monkeypatch, streamed
+):
+    module, name = (streaming, "open_dataset") if streamed else (tables, "read")
+    real = getattr(module, name)
+
+    def dropping(*arguments, **options):
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(module, name, dropping)
+    fits = []
+    monkeypatch.setattr(bcenet, "fit", lambda *arguments, **options: fits.append(arguments))
+    option = ["--stream"] if streamed else []
+    run("train", data, "--target", "answer", "--model", tmp_path / "m", *option, status=130)
+    assert not fits
 
 
 # --- the example

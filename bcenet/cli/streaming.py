@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from bcenet.cli import tables
+from bcenet.cli import signals, tables
 from bcenet.cli.progress import Reading
 from bcenet.cli.training_data import Data, measured_blocks
 from bcenet.data import open_dataset, read_blocks
@@ -115,6 +115,7 @@ def _learn(
             with located(_from(start, place)):
                 learner.add({name: columns[name] for name in inputs}, chosen)
             reading.add(count)
+            signals.check()
     labels = choose_labels(found, options.positive, target)
     with located(blocks.place):
         encoder.take(learner)

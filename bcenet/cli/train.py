@@ -216,6 +216,7 @@ def run(options: argparse.Namespace) -> None:
     path = _model_path(options)
     optimizer = _optimizer(options)
     data = _data(options)
+    signals.check()
     _check_threshold(options, data)
     network = bcenet.Network(
         [data.encoder.n_features_out, *options.hidden, 1],

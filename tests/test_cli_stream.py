@@ -91,6 +91,26 @@ def test_large_files_and_folders_are_read_in_parts_by_themselves(run, data, tmp_
     assert one.parameters.tobytes() == other.parameters.tobytes()
 
 
+@pytest.mark.parametrize("name", ["data.csv", "other.csv", "in/new.csv.gz"])
+def test_no_output_is_one_of_a_folder_s_data_files(run, refused, data, tmp_path, name):
+    model = tmp_path / "m.bcenet"
+    run(*TRAIN, data, "--model", model)
+    folder = tmp_path / "folder"
+    (folder / "in").mkdir(parents=True)
+    (tmp_path / "data.csv").rename(folder / "data.csv")
+    before = bytes_of(folder / "data.csv")
+    out, link = folder / name, tmp_path / "link"
+    link.symlink_to(folder)
+    for path in (out, link / name):
+        message = f"--output must not be one of the data files in {folder}"
+        assert refused("predict", model, folder, "-o", path) == message
+        message = f"--model must not be one of the data files in {link}"
+        assert refused(*TRAIN, link, "--model", path) == message
+    assert bytes_of(folder / "data.csv") == before
+    for place in (folder / "predictions.txt", folder / "_out.csv", tmp_path / "folder.csv"):
+        run("predict", model, folder, "-o", place)
+
+
 def test_parquet_and_rows_of_another_file(run, data, tmp_path):
     table = read_table(data)
     other = write_rows(tmp_path / "other.csv", make_rows(rows=500, seed=1))

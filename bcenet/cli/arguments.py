@@ -127,9 +127,14 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def refuse_overwriting(option: str, output: str, *inputs: str | None) -> None:
-    """ValueError if the file to write is one that is read."""
+    """ValueError if the file to write is one that is read, or would be one of a folder's."""
     for name in inputs:
-        if name is None or not (os.path.exists(name) and os.path.exists(output)):
+        if name is None:
             continue
-        if os.path.samefile(name, output):
+        if os.path.isdir(name):
+            from bcenet.data.dataset import is_in_dataset
+
+            if is_in_dataset(name, output):
+                raise ValueError(f"{option} must not be one of the data files in {name}")
+        elif os.path.exists(name) and os.path.exists(output) and os.path.samefile(name, output):
             raise ValueError(f"{option} must not be the input file {name}")

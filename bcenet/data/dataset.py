@@ -167,25 +167,39 @@ def _arrays(X: Any, columns: Any, y: Any, weight: Any = None) -> Source:
     return ArraySource(X, y, weight)
 
 
+_SUFFIXES = (".npy", ".parquet", ".pq", ".arrow", ".feather", ".ipc", ".csv", ".csv.gz")
+
+
 def paths_of(path: str) -> list[str]:
     """A file's path, or those of all data files in a folder, sorted."""
-    known = (".npy", ".parquet", ".pq", ".arrow", ".feather", ".ipc", ".csv", ".csv.gz")
+    listed = ", ".join(_SUFFIXES)
     if not os.path.isdir(path):
-        if suffix_of(path) not in known:
+        if suffix_of(path) not in _SUFFIXES:
             os.stat(path)  # a missing file is told first
-            raise ValueError(f"source must end in {', '.join(known)}; got {path!r}")
+            raise ValueError(f"source must end in {listed}; got {path!r}")
         return [path]
     found = []
     for folder, folders, files in os.walk(path):
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "_")))
+        folders[:] = [name for name in folders if not _is_hidden(name)]
         found += [
             os.path.join(folder, name)
             for name in files
-            if not name.startswith((".", "_")) and suffix_of(name) in known
+            if not _is_hidden(name) and suffix_of(name) in _SUFFIXES
         ]
     if not found:
-        raise DataFormatError(f"{path}: the folder holds no file ending in {', '.join(known)}")
+        raise DataFormatError(f"{path}: the folder holds no file ending in {listed}")
     return sorted(found)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith((".", "_"))
+
+
+def is_in_dataset(folder: str, path: str) -> bool:
+    """Whether a file at the path, if there is one, is among those of a folder's dataset."""
+    relative = os.path.relpath(os.path.realpath(path), os.path.realpath(folder))
+    parts = relative.split(os.sep)
+    return suffix_of(path) in _SUFFIXES and not any(map(_is_hidden, parts))
 
 
 class Summary(Record):

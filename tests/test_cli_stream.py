@@ -232,18 +232,34 @@ def test_large_data_are_predicted_and_evaluated_in_parts(run, data, tmp_path, mo
     assert outputs() == in_memory
 
 
-def test_with_hashed_columns_a_large_file_is_read_whole(run, data, tmp_path, monkeypatch):
+def test_with_hashed_columns_training_reads_a_large_file_whole(run, data, tmp_path, monkeypatch):
     model = tmp_path / "m.bcenet"
     command = [*TRAIN, data, "--hashed", "code", "--hashed-features", "64", "--model", model]
 
     def outputs():
-        run(*command)
         evaluated = json.loads(run("evaluate", model, data, "--json"))
-        return bytes_of(model), run("predict", model, data), evaluated
+        return run("predict", model, data), evaluated
 
-    in_memory = outputs()
+    run(*command)
+    trained, in_memory = bytes_of(model), outputs()
     monkeypatch.setattr(streaming, "LARGE_BYTES", 1000)
-    assert outputs() == in_memory
+    monkeypatch.setattr(streaming, "BLOCK_ROWS", 100)
+    run(*command)
+    assert bytes_of(model) == trained
+    with monkeypatch.context() as patch:
+        patch.setattr(tables, "read", None)  # the reader of whole tables
+        assert outputs() == in_memory
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (tmp_path / "data.csv").rename(folder / "data.csv")
+    evaluated = json.loads(run("evaluate", model, folder, "--json"))
+    assert evaluated["measures"] == in_memory[1]["measures"]
+    monkeypatch.setattr(streaming, "MOST_MEASURED", 1000)
+    table = read_table(folder / "data.csv")
+    y = (table.pop("answer") == "yes")[in_part(0, ROWS, 0.5, 0)]
+    measures = json.loads(run("evaluate", model, folder, "--json"))["measures"]
+    assert measures["rows"] == len(y)
+    assert measures["positive_rate"] == pytest.approx(y.mean(), abs=1e-9)
 
 
 def test_bad_cells_of_large_data_are_named(run, refused, data, tmp_path, monkeypatch):

@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> None:
     model = load_model(options.model)
     if options.threshold is not None:
         model.threshold = options.threshold
-    if streaming.is_large(options.data) and not model.encoder.hashed_columns:
+    if streaming.is_large(options.data):
         blocks = streaming.labelled_blocks(model, options.data)
     else:
         source = tables.source_name(options.data)

@@ -9,12 +9,12 @@ from typing import Any
 
 from bcenet.cli import signals, tables
 from bcenet.cli.progress import Reading
-from bcenet.cli.training_data import Data, measured_blocks
+from bcenet.cli.training_data import MOST_MEASURED, Data, measured_blocks
 from bcenet.data import open_dataset, read_blocks
 from bcenet.data.arrow_sources import KINDS
 from bcenet.data.dataset import in_part
 from bcenet.data.encoded import located
-from bcenet.data.labels import choose_labels, distinct_labels
+from bcenet.data.labels import choose_labels, distinct_labels, to_targets
 from bcenet.data.sources import BLOCK_ROWS, suffix_of
 from bcenet.data.tables import Blocks
 from bcenet.model import Model
@@ -40,19 +40,41 @@ def labelled_blocks(model: Model, data: str) -> Iterable[tuple[Any, ...]]:
     blocks = read_blocks(data)
     known = dict.fromkeys(blocks.columns)
     tables.require_columns("the model's target", [model.target], known, data)
+    if model.encoder.hashed_columns:  # whose X is sparse, as a dataset's is not
+        return _sparse_blocks(model, Blocks(blocks.tables, [*model.encoder.columns, model.target]))
     dataset = open_dataset(blocks, target=model.target, encoder=model.encoder, classes=model.labels)
     return measured_blocks(dataset, blocks.rows, 0)
+
+
+def _sparse_blocks(model: Model, blocks: Blocks) -> Iterator[tuple[Any, ...]]:
+    """The same of a model that hashes columns."""
+    done = 0
+    for columns, place in _small_parts(blocks):
+        with located(place):
+            y = to_targets(model.target, columns.pop(model.target), model.labels)
+            X = model.encoder.transform(columns)
+        start, done = done, done + len(y)
+        if blocks.rows > MOST_MEASURED:
+            chosen = in_part(start, len(y), MOST_MEASURED / blocks.rows, 0)
+            X, y = X[chosen], y[chosen]
+        yield X, y
 
 
 def encoded_blocks(encoder: TabularEncoder, data: str) -> Iterator[Any]:
     """The features of large data, part by part."""
     tables.prepare_pyarrow()
-    for columns, place in read_blocks(data, columns=encoder.columns).parts():
-        for start in range(0, len(columns[encoder.columns[0]]), BLOCK_ROWS):
+    for columns, place in _small_parts(read_blocks(data, columns=encoder.columns)):
+        with located(place):
+            X = encoder.transform(columns)
+        yield X
+
+
+def _small_parts(blocks: Blocks) -> Iterator[tuple[dict[str, Any], Callable[[int], str]]]:
+    """The parts of a table, cut into as few rows as those of a dataset."""
+    for columns, place in blocks.parts():
+        for start in range(0, len(columns[blocks.columns[0]]), BLOCK_ROWS):
             rows = slice(start, start + BLOCK_ROWS)
-            with located(_from(-start, place)):
-                X = encoder.transform({name: column[rows] for name, column in columns.items()})
-            yield X
+            yield {name: column[rows] for name, column in columns.items()}, _from(-start, place)
 
 
 def read(options: argparse.Namespace) -> Data:

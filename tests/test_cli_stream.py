@@ -91,6 +91,18 @@ def test_large_files_and_folders_are_read_in_parts_by_themselves(run, data, tmp_
     assert one.parameters.tobytes() == other.parameters.tobytes()
 
 
+@pytest.mark.parametrize("suffix", [".arrow", ".feather", ".IPC"])
+def test_arrow_files_of_any_size_are_read_in_parts(run, refused, data, tmp_path, suffix):
+    table = pa.table(read_table(data))
+    path, model = tmp_path / f"t{suffix}", tmp_path / "t.bcenet"
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table, max_chunksize=300)
+    run(*TRAIN, path)
+    assert run("predict", model, path) == run("predict", model, data)
+    assert run("evaluate", model, path) == run("evaluate", model, data)
+    assert refused(*TRAIN, path, "--hashed", "code").startswith("--hashed is not for data")
+
+
 @pytest.mark.parametrize("name", ["data.csv", "other.csv", "in/new.csv.gz"])
 def test_no_output_is_one_of_a_folder_s_data_files(run, refused, data, tmp_path, name):
     model = tmp_path / "m.bcenet"

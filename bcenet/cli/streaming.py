@@ -25,13 +25,16 @@ LARGE_BYTES = 1 << 28
 
 
 def is_large(path: str) -> bool:
-    """Whether the data at a path are read in parts: a folder, or a large file of a known kind."""
-    if path == "-":
-        return False
-    if os.path.isdir(path):
+    """Whether the data at a path are read in parts: `only_parts`, and large files of known kinds."""
+    if only_parts(path):
         return True
-    known = suffix_of(path) in KINDS
+    known = path != "-" and suffix_of(path) in KINDS
     return known and os.path.exists(path) and os.path.getsize(path) > LARGE_BYTES
+
+
+def only_parts(path: str) -> bool:
+    """Whether the data cannot be read whole, by `read_table`: a folder, or an Arrow IPC file."""
+    return os.path.isdir(path) or suffix_of(path) in (".arrow", ".feather", ".ipc")
 
 
 def labelled_blocks(model: Model, data: str) -> Iterable[tuple[Any, ...]]:

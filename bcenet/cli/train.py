@@ -196,7 +196,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--stream",
         action="store_true",
-        help="read DATA in parts, as is done with folders and with files of more than 256 MiB",
+        help="read DATA in parts, as folders, Arrow files and files of more than 256 MiB are",
     )
     arguments.add_json(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress, only the result")
@@ -333,7 +333,7 @@ def _data(options: argparse.Namespace) -> Data:
     if options.stream and options.data == "-":
         raise ValueError("--stream needs a file or a folder; standard input can be read only once")
     large = streaming.is_large(options.data)
-    if options.hashed and os.path.isfile(options.data):
+    if options.hashed and not streaming.only_parts(options.data):
         large = False
     if not (options.stream or large):
         return _read(options)

@@ -25,7 +25,7 @@ LARGE_BYTES = 1 << 28
 
 
 def is_large(path: str) -> bool:
-    """Whether the data at a path are read in parts: `only_parts`, and large files of known kinds."""
+    """Whether the data at a path are read in parts: large files, and what `only_parts` says."""
     if only_parts(path):
         return True
     known = path != "-" and suffix_of(path) in KINDS

@@ -306,3 +306,16 @@ def test_blocks_can_be_read_again_and_tell_places(tmp_path, columns):
             read_blocks(source, **arguments)
     with pytest.raises(ValueError, match="no column 'z' of its own"):
         read_blocks(source, drop=["z"])
+
+
+def test_a_later_file_with_one_more_column_is_refused(tmp_path):
+    """But not where the columns are named: what an encoder does not know is not read."""
+    paths = [tmp_path / "a.csv", tmp_path / "b.csv"]
+    paths[0].write_text("x,y\n1,no\n2,yes\n3,no\n")
+    paths[1].write_text("y,z,x\nyes,5,4\n")
+    with pytest.raises(bcenet.DataFormatError, match=r"b\.csv: a column named 'z', which .*a\.csv"):
+        read_blocks(tmp_path)
+    named = read_blocks(tmp_path, columns=["x"])
+    assert [block["x"].texts for block in named] == [["1", "2", "3"], ["4"]]
+    encoder = TabularEncoder().fit_blocks(named)
+    assert open_dataset(tmp_path, target="y", encoder=encoder).n == 4

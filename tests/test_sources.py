@@ -662,6 +662,18 @@ def test_lines_of_long_csv_files(tmp_path):
             list(open_dataset(path, target="y", columns=["x"]).blocks())
 
 
+def test_linked_folders_are_read_and_loops_refused(tmp_path):
+    for folder in ("data/one", "elsewhere"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "t.csv").write_text("x,y\n1,0\n2,1\n")
+    data = tmp_path / "data"
+    (data / "two").symlink_to(tmp_path / "elsewhere")
+    assert open_dataset(data, target="y").n == 4
+    (data / "three").symlink_to(data)
+    with pytest.raises(bcenet.DataFormatError, match="data/three: a link to a folder that is read"):
+        open_dataset(data, target="y")
+
+
 def test_a_quote_that_is_never_closed_is_found_at_once(tmp_path, monkeypatch):
     """The rest of the file is neither scanned once a line nor read whole."""
     path = tmp_path / "t.csv"

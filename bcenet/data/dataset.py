@@ -179,7 +179,12 @@ def paths_of(path: str) -> list[str]:
             raise ValueError(f"source must end in {listed}; got {path!r}")
         return [path]
     found = []
-    for folder, folders, files in os.walk(path):
+    seen = set()
+    for folder, folders, files in os.walk(path, followlinks=True):
+        place = os.path.realpath(folder)
+        if place in seen:
+            raise DataFormatError(f"{folder}: a link to a folder that is read too")
+        seen.add(place)
         folders[:] = [name for name in folders if not _is_hidden(name)]
         found += [
             os.path.join(folder, name)

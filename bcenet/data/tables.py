@@ -35,6 +35,9 @@ class Tables:
                 known = ", ".join(self.names[:10]) + (", ..." if len(self.names) > 10 else "")
                 raise ValueError(f"{self.name} has no column {name!r} of its own; it has {known}")
 
+    def refuse_others(self, dropped: Collection[str]) -> None:
+        """DataFormatError where a part has a column that is neither in ``names`` nor dropped."""
+
     def where(self, unit: int) -> tuple[str, int]:
         """As `Source.where`."""
         raise NotImplementedError
@@ -64,6 +67,16 @@ class FileTables(Tables):
         if schema is not None:
             self._schema, self.names, self._like = schema, list(schema.names), "the dataset"
         self._places, self.units = places_of(files)
+
+    def refuse_others(self, dropped: Collection[str]) -> None:
+        if self._like != self._files[0].path:
+            return  # a pyarrow dataset, whose columns are its schema's
+        for file in self._files:
+            for name in file.names:
+                if name not in self.names and name not in dropped:
+                    raise DataFormatError(
+                        f"{file.path}: a column named {name!r}, which {self._like} has not"
+                    )
 
     def check(self, names: list[str]) -> None:
         """DataFormatError unless all files have these columns, of the same types."""
@@ -239,6 +252,8 @@ def read_blocks(
             raise TypeError(f"{argument} must be a sequence of names; got {names!r}")
     tables = open_tables(source)
     tables.require(drop)
+    if columns is None:
+        tables.refuse_others(drop)
     chosen = [name for name in tables.names if name not in drop]
     if columns is not None:
         chosen = list(columns)

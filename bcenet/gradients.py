@@ -248,7 +248,7 @@ def trace(network: Network, X: ArrayLike, y: ArrayLike) -> Trace:
     mean = network.dtype.type(1 / rows.n)
     z = passed.z[-1]
     dz = losses.bce_gradient(z, targets, reduction="none")
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):  # 0 / 0 where np.where takes the 0
         # dC/dp = (1 - y) / (1 - p) - y / p, with 1 - p = s(-z) to its last digit.
         away = np.where(targets < 1, (1 - targets) / losses.sigmoid(-z), 0)
         da = away - np.where(targets > 0, targets / losses.sigmoid(z), 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -274,3 +275,11 @@ def test_bad_input(case):
             net.trace(**arguments)
         with pytest.raises(error, match=message):
             bcenet.check_gradient(net, **arguments)
+
+
+def test_a_trace_of_logits_at_which_a_probability_is_rounded_to_0_warns_of_nothing():
+    net = bcenet.Network([1, 1], dtype="float64")
+    net.parameters[:] = [1.0, 0.0]
+    layer = net.trace([[800.0], [-800.0], [800.0]], [1, 0, 0]).layers[0]
+    assert layer.da.ravel().tolist() == [-1.0, 1.0, math.inf]
+    assert layer.dz.ravel().tolist() == [0.0, 0.0, 1.0]

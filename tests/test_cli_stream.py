@@ -17,7 +17,7 @@ from test_cli import make_rows, write_rows
 import bcenet
 from bcenet import metrics, runs
 from bcenet.cli import main, progress, streaming, tables, training_data
-from bcenet.data import arrow_sources, open_dataset, read_table
+from bcenet.data import arrow_sources, dataset, open_dataset, read_table
 from bcenet.data.dataset import in_part
 from bcenet.tabular import TabularEncoder
 
@@ -89,6 +89,17 @@ def test_large_files_and_folders_are_read_in_parts_by_themselves(run, data, tmp_
     run(*TRAIN, folder)
     one, other = (bcenet.load_model(tmp_path / n).network for n in ("m.bcenet", "folder.bcenet"))
     assert one.parameters.tobytes() == other.parameters.tobytes()
+
+
+@pytest.mark.filterwarnings("default:the rows are not in random order")
+def test_quiet_leaves_progress_out_but_no_warning(run, tmp_path, monkeypatch):
+    header, *lines = make_rows(rows=20_000)
+    lines.sort(key=lambda line: line[-1])
+    data = write_rows(tmp_path / "sorted.csv", [header, *lines])
+    monkeypatch.setattr(dataset, "WINDOW_ROWS", dataset.BLOCK_ROWS)
+    monkeypatch.setattr(bcenet.callbacks, "shows_progress", lambda: True)
+    run(*TRAIN, data, "--stream", "--validation", "0")
+    assert re.fullmatch(r"bcenet: warning: the rows are not in random order.*\n", run.err)
 
 
 @pytest.mark.parametrize("suffix", [".arrow", ".feather", ".IPC"])

@@ -18,6 +18,15 @@ def log(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+class NoBar:
+    """A callback that keeps `bcenet.fit` from showing its bar."""
+
+    shows_progress = True
+
+    def on_fit_end(self, state: State) -> None:
+        pass
+
+
 class Lines:
     """A callback that prints a line an epoch, and one every ten seconds within it."""
 

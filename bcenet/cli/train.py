@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import argparse
 import errno
-import io
 import math
 import os
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
 from typing import TYPE_CHECKING, Any
 
 from bcenet.cli import arguments
@@ -208,6 +204,7 @@ def run(options: argparse.Namespace) -> None:
     import bcenet
     from bcenet.callbacks import BestWeights, EarlyStopping
     from bcenet.cli import report, signals
+    from bcenet.cli.progress import log
     from bcenet.model import Model
 
     _check_checkpoint(options)
@@ -232,26 +229,25 @@ def run(options: argparse.Namespace) -> None:
     best = BestWeights()
     choosing = [best, EarlyStopping(patience=options.patience)] if validation else []
     begun = time.monotonic()
-    with _progress(options.quiet) as shown:
-        network, history = _train(
-            options,
-            network,
-            data,
-            optimizer=optimizer,
-            learning_rate=None,
-            schedule=options.schedule,
-            dropout=options.dropout,
-            averaging=None,
-            lazy=bool(options.hashed),
-            batch_size=batch_size,
-            shuffle=True,
-            epochs=options.epochs or (200 if validation else 20),
-            validation_data=validation,
-            callbacks=[*choosing, *shown],
-            n_threads=options.threads,
-            random_state=options.seed,
-            checkpoint_every=options.checkpoint_every,
-        )
+    network, history = _train(
+        options,
+        network,
+        data,
+        optimizer=optimizer,
+        learning_rate=None,
+        schedule=options.schedule,
+        dropout=options.dropout,
+        averaging=None,
+        lazy=bool(options.hashed),
+        batch_size=batch_size,
+        shuffle=True,
+        epochs=options.epochs or (200 if validation else 20),
+        validation_data=validation,
+        callbacks=[*choosing, *_progress(options.quiet)],
+        n_threads=options.threads,
+        random_state=options.seed,
+        checkpoint_every=options.checkpoint_every,
+    )
     seconds = time.monotonic() - begun
     best_epoch = best.best_epoch or len(history.loss)
     model = Model(
@@ -277,8 +273,8 @@ def run(options: argparse.Namespace) -> None:
     signals.check()
     model.save(path)
     if not options.quiet:
-        _log(f"trained {len(history.loss)} epochs in {seconds:.1f} s; kept epoch {best_epoch}")
-        _log(f"wrote {path}")
+        log(f"trained {len(history.loss)} epochs in {seconds:.1f} s; kept epoch {best_epoch}")
+        log(f"wrote {path}")
 
     measured_on = "held-out rows" if validation else "training rows"
     measures = report.measure(model, data.measured(options.seed), options.threads)
@@ -434,13 +430,14 @@ def _threshold(options: argparse.Namespace, network: Network, data: Data) -> flo
     import numpy as np
 
     from bcenet.calibration import choose_threshold
+    from bcenet.cli.progress import log
 
     metric = options.threshold.replace("-", "_")
     found = [(network.predict_proba(X, options.threads), y) for X, y in data.measured(options.seed)]
     probability, y = map(np.concatenate, zip(*found, strict=True))
     threshold = choose_threshold(y, probability, metric=metric)
     if not options.quiet:
-        _log(f"threshold {threshold:g} has the best {options.threshold} on the held-out rows")
+        log(f"threshold {threshold:g} has the best {options.threshold} on the held-out rows")
     return threshold
 
 
@@ -504,21 +501,20 @@ def _held_out(y: np.ndarray, options: argparse.Namespace) -> np.ndarray:
     return held_out
 
 
-@contextmanager
-def _progress(quiet: bool) -> Iterator[list[Any]]:
+def _progress(quiet: bool) -> list[Any]:
     """Callbacks that tell of progress on standard error, where no progress bar does."""
     from bcenet.callbacks import shows_progress
-    from bcenet.cli.progress import Lines
+    from bcenet.cli.progress import Lines, NoBar
 
-    if quiet:  # bcenet.fit shows its bar only where standard error is a terminal
-        with redirect_stderr(io.StringIO()):
-            yield []
-    else:
-        yield [] if shows_progress() else [Lines()]
+    if quiet:
+        return [NoBar()]
+    return [] if shows_progress() else [Lines()]
 
 
 def _describe(target: str, data: Data, network: Network) -> None:
     """Say what is about to be trained."""
+    from bcenet.cli.progress import log
+
     negative, positive = data.labels
     rate = 100 * data.positive / data.rows
     encoder = data.encoder
@@ -530,11 +526,7 @@ def _describe(target: str, data: Data, network: Network) -> None:
     }
     sizes = "-".join(map(str, network.layer_sizes))
     hidden = ", ".join(dict.fromkeys(network.activations[:-1])) or "no hidden layer"
-    _log(f"{data.rows:,} training rows, {data.held_out_rows:,} held out")
-    _log(f"{target}: {positive} is positive, {rate:.1f} %; {negative} is negative")
-    _log("columns: " + ", ".join(f"{len(names)} {kind}" for kind, names in kinds.items() if names))
-    _log(f"network: {sizes}, {hidden}, {network.parameters.size:,} parameters")
-
-
-def _log(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    log(f"{data.rows:,} training rows, {data.held_out_rows:,} held out")
+    log(f"{target}: {positive} is positive, {rate:.1f} %; {negative} is negative")
+    log("columns: " + ", ".join(f"{len(names)} {kind}" for kind, names in kinds.items() if names))
+    log(f"network: {sizes}, {hidden}, {network.parameters.size:,} parameters")

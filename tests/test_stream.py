@@ -493,3 +493,10 @@ def test_make_network_is_streamed_in_float64():
     in_memory(nets[0], dataset, X, y, optimizer=bcenet.SGD(0.1), epochs=1)
     bcenet.fit(nets[1], dataset, optimizer=bcenet.SGD(0.1), epochs=1, random_state=7)
     assert digest(nets[0].parameters) == digest(nets[1].parameters)
+
+
+def test_a_split_without_rows_says_so():
+    data = bcenet.data.open_dataset((np.ones((3, 1)), np.array([0, 1, 0])))
+    part = data.split(0.01)[1]
+    with pytest.raises(ValueError, match="^a split of X must have at least one row; got 0$"):
+        part.scan()

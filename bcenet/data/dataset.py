@@ -408,7 +408,8 @@ class Dataset(rows_.Stream):
         finally:
             reader.close()
         if not rows:
-            raise ValueError(f"{self._source.name} must have at least one row; got 0")
+            what = "a split of " * bool(self._parts) + self._source.name
+            raise ValueError(f"{what} must have at least one row; got 0")
         if self._lengths is None:
             self._lengths = [walk.position]
         self._digests = {name: total.hexdigest() for name, total in digests.items()}

@@ -498,5 +498,5 @@ def test_make_network_is_streamed_in_float64():
 def test_a_split_without_rows_says_so():
     data = bcenet.data.open_dataset((np.ones((3, 1)), np.array([0, 1, 0])))
     part = data.split(0.01)[1]
-    with pytest.raises(ValueError, match="^a split of X must have at least one row; got 0$"):
+    with pytest.raises(ValueError, match=r"^a split of X must have at least one row; got 0$"):
         part.scan()

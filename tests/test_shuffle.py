@@ -165,6 +165,16 @@ def test_bad_input_leaves_the_output_as_it_was(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.csv", "t.csv", "y.npy"]
 
 
+def test_the_output_does_not_join_the_folder_that_is_read(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    write(folder / "t.csv", table())
+    with pytest.raises(ValueError, match="out must not be in the folder that is read"):
+        shuffle(folder, folder / "mixed.csv")
+    assert [path.name for path in folder.iterdir()] == ["t.csv"]
+    assert shuffle(folder, folder / "_mixed.csv") == ROWS  # which a folder leaves out
+
+
 def test_a_file_that_changes_meanwhile(tmp_path, monkeypatch):
     path, out = tmp_path / "t.parquet", tmp_path / "out.parquet"
     write(path, table())

@@ -13,7 +13,7 @@ import numpy as np
 
 from bcenet import checks
 from bcenet.atomic_file import write_file
-from bcenet.data.dataset import paths_of, random_bits, window_order
+from bcenet.data.dataset import is_in_dataset, paths_of, random_bits, window_order
 from bcenet.data.sources import NpyFile, suffix_of
 from bcenet.errors import DataFormatError
 
@@ -58,6 +58,11 @@ def shuffle(source: str | os.PathLike[str], out: str | os.PathLike[str], *, seed
     form = _form(paths, os.fspath(source), target)
     if any(os.path.exists(target) and os.path.samefile(path, target) for path in paths):
         raise ValueError(f"out must not be a file that is read; got {target!r}")
+    if os.path.isdir(source) and is_in_dataset(os.fspath(source), target):
+        raise ValueError(
+            "out must not be in the folder that is read, which would hold all rows twice; "
+            f"got {target!r}"
+        )
     folder = os.path.dirname(os.path.realpath(target))
     with tempfile.TemporaryDirectory(prefix=".bcenet-", dir=folder) as spill:
         buckets = max(1, -(-form.rows // _BUCKET_ROWS))

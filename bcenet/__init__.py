@@ -35,6 +35,7 @@ __all__ = [
     "ProgressBar",
     "RMSprop",
     "Trainer",
+    "TrainingHealth",
     "__version__",
     "bce_gradient",
     "bce_loss",
@@ -58,6 +59,7 @@ __all__ = [
 _LATER = {
     "Model": ("bcenet.model", "Model"),
     "Trainer": ("bcenet.trainer", "Trainer"),
+    "TrainingHealth": ("bcenet.health", "TrainingHealth"),
     "calibration": ("bcenet.calibration", None),
     "data": ("bcenet.data", None),
     "load": ("bcenet.model", "load_network"),

@@ -93,10 +93,10 @@ class TrainingHealth:
     can't make up for in one layer without being wrong in another.
 
     An epoch costs a forward and a backward pass of the sample, outside the epoch engine: for
-    28-64-32-1 and 1000 rows 1.7 ms on one core. The sample is taken as predictions take rows: nothing is
-    dropped, and batch normalisation uses its running statistics, so that networks with it are
-    looked at from the first epoch's end on. The loss is binary cross-entropy without weights and
-    penalties.
+    28-64-32-1 and 1000 rows 1.7 ms on one core. The sample is taken as predictions take rows:
+    nothing is dropped, and batch normalisation uses its running statistics, so that networks with
+    it are looked at from the first epoch's end on. The loss is binary cross-entropy without
+    weights and penalties.
 
     Arguments:
         X, y: rows to look at, as for `bcenet.fit`, such as those trained on: of more than

@@ -11,7 +11,7 @@ from bcenet import rows as rows_
 from bcenet.errors import NonFiniteError
 from bcenet.network import Network
 from bcenet.objective import Objective, drop_rates
-from bcenet.training import choose_stage, seed_of
+from bcenet.training import check_lazy, choose_stage, seed_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,7 +35,8 @@ class Trainer:
     Arguments:
         network: trained in place, at each ``sync``. optimizer, learning_rate, loss, pos_weight,
         label_smoothing, label_reduction, missing_labels, dropout, l1, l2, clip_norm, max_norm,
-        n_threads, random_state: as for `bcenet.fit`; any optimizer but "lbfgs".
+        lazy, n_threads, random_state: as for `bcenet.fit`; any optimizer but "lbfgs". With
+        ``lazy`` every batch must be sparse.
 
     Raises: ValueError and TypeError naming the argument.
 
@@ -65,6 +66,7 @@ class Trainer:
         l2: float = 0.0,
         clip_norm: float | None = None,
         max_norm: float | None = None,
+        lazy: bool = False,
         n_threads: int | None = None,
         random_state: int | np.random.Generator | None = None,
     ) -> None:
@@ -84,12 +86,14 @@ class Trainer:
             l2=l2,
             clip_norm=clip_norm,
             max_norm=max_norm,
+            lazy=lazy,
         )
         self._drop_rates = drop_rates(dropout, len(network.layer_sizes) - 2)
         self._network = network
         self._optimizer = resolved
         self._n_threads = n_threads
         self._stage = choose_stage(network, self._objective)
+        self._check_lazy()
         self._labels = network.layer_sizes[-1] if self._objective.label_sum else 1
         threads.choose(n_threads, 1)
         resolved.begin(network.parameters)
@@ -132,6 +136,7 @@ class Trainer:
         rows = rows_.check(
             self._network, X, y, sample_weight, offset, missing=self._objective.masked
         )
+        self._check_lazy(rows.X)
         passed = self._exclusively(lambda: self._step(rows.X, rows.sources(), False))
         if passed.status == "bad loss":
             raise self._non_finite("the loss is not finite", rows.X)
@@ -162,6 +167,7 @@ class Trainer:
             True
         """
         array = self._network.check_rows(X)
+        self._check_lazy(array)
         derivatives = checks.real_array("dlogits", dlogits)
         wanted = self._network.rows_shape(array.shape[0])
         if array.shape[0] == 0 or derivatives.shape != wanted:
@@ -181,9 +187,14 @@ class Trainer:
         Raises: ValueError for another shape, or a NaN or infinity in X.
         """
         array = self._network.check_rows(X)
+        self._check_lazy(array)
         if array.shape[0] == 0:
             raise ValueError("X must have at least one row; got 0")
         return self._exclusively(lambda: self._logits(array))
+
+    def _check_lazy(self, X: Any = None) -> None:
+        if self._objective.lazy:
+            check_lazy(self._stage, X)
 
     def _exclusively(self, function: Callable[[], Any]) -> Any:
         """Call a function while no other thread uses the trainer, network or optimizer."""

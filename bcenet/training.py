@@ -228,7 +228,9 @@ def _fit(
     else:
         rows = rows_.check(network, X, y, sample_weight, offset, missing=masked)
         if plan.objective.lazy:
-            _check_lazy(rows, plan)
+            check_lazy(
+                plan.stage, rows.X, optimizer=plan.optimizer, averaging=plan.averaging is not None
+            )
         if check_classes:
             _check_classes(rows.y, masked)
     validation = _check_validation(network, validation_data, plan.objective.masked)
@@ -469,13 +471,15 @@ def _plan(
     )
 
 
-def _check_lazy(rows: rows_.Rows, plan: Plan) -> None:
-    """ValueError for what a lazy step has no place for."""
+def check_lazy(
+    stage: str, X: Any = None, *, optimizer: Any = None, averaging: bool = False
+) -> None:
+    """ValueError for what a lazy step has no place for; without X before there are rows."""
     given = {
-        "a dense X": not sparse.is_sparse(rows.X),
-        "optimizer 'lbfgs'": isinstance(plan.optimizer, optimizers.LBFGS),
-        "averaging": plan.averaging is not None,
-        "clip_norm, max_norm or feature_scale": plan.stage != "plain",
+        "a dense X": X is not None and not sparse.is_sparse(X),
+        "optimizer 'lbfgs'": isinstance(optimizer, optimizers.LBFGS),
+        "averaging": averaging,
+        "clip_norm, max_norm or feature_scale": stage != "plain",
     }
     for what, there in given.items():
         if there:

@@ -225,6 +225,50 @@ def test_a_measure_needs_held_out_rows_of_both_labels(refused, data, tmp_path):
     assert not (tmp_path / "data.bcenet").exists()
 
 
+def test_hashed_columns(run, data, tmp_path):
+    """Each user has an answer of its own, more often than not: 150 of them in 1500 rows."""
+    rng = np.random.default_rng(0)
+    header, *lines = make_rows(rows=1500)
+    users = rng.integers(0, 150, 1500)
+    for user, line in zip(users, lines, strict=True):
+        if rng.random() < 0.7:
+            line[-1] = "yes" if user % 2 else "no"
+        line.insert(1, f"user {user}")
+    header.insert(1, "user")
+    train = write_rows(tmp_path / "train.csv", [header, *lines[:1000]])
+    test = write_rows(tmp_path / "test.csv", [header, *lines[1000:]])
+    options = ["--target", "answer", "--patience", 3]
+    hashed = [*options, "--hashed", "user", "--hashed-features", 5000]
+    without, path = tmp_path / "without.bcenet", tmp_path / "train.bcenet"
+    run("train", train, *options, "--drop", "user", "--model", without)
+    run("train", train, *hashed, "--threads", 1)
+    assert "columns: 2 numeric, 1 categorical, 1 hashed, 1 constant and dropped" in run.err
+    auc = [
+        json.loads(run("evaluate", model, test, "--json"))["measures"]["roc_auc"]
+        for model in (without, path)
+    ]
+    assert auc[1] > auc[0] + 0.1
+    model = bcenet.load_model(path)
+    assert model.network.layer_sizes[0] == model.encoder.n_features_out > 5000
+    predicted = csv.DictReader(io.StringIO(run("predict", path, test)))
+    probability = np.array([float(row["probability"]) for row in predicted])
+    np.testing.assert_array_equal(np.float32(probability), model.predict_proba(read_table(test)))
+    assert json.loads(run("info", path, "--json"))["columns"]["hashed"] == ["user"]
+
+    # Steps are lazy: features that no training row has keep the weights that they began with.
+    first = bcenet.Network(model.network.layer_sizes, "silu", random_state=0)
+    X = model.encoder.transform(read_table(train))
+    kept = (model.network.coefs[0] == first.coefs[0]).all(axis=1)
+    assert kept[np.bincount(X.indices, minlength=X.shape[1]) == 0].all()
+    assert not kept[np.unique(X.indices)].all()
+
+    content = path.read_bytes()
+    run("train", train, *hashed, "--checkpoint", tmp_path / "run", "--threads", 2)
+    assert path.read_bytes() == content
+    run("train", train, *hashed, "--resume", tmp_path / "run")
+    assert path.read_bytes() == content
+
+
 def test_no_hidden_layer_and_no_held_out_rows(run, data):
     arguments = ["--hidden", "none", "--validation", "0", "--json"]
     out = json.loads(run("train", data, "--target", "answer", *arguments))
@@ -306,6 +350,7 @@ def test_info(run, model, tmp_path):
     assert out["columns"] == {
         "numeric": ["size", "code"],
         "categorical": ["colour"],
+        "hashed": [],
         "dropped": ["constant"],
     }
     text = run("info", model)
@@ -483,6 +528,10 @@ def test_a_label_that_the_model_does_not_know(refused, model, tmp_path):
         ("train DATA --target answer --drop answer", "--drop: DATA has no column 'answer'"),
         ("train DATA --target answer --numeric colour", "column 'colour', row 0 (from 0): must be"),
         ("train DATA --target answer --numeric code --categorical code", "must not share a column"),
+        ("train DATA --target answer --hashed cod", "--hashed: DATA has no column 'cod' (did you"),
+        ("train DATA --target answer --numeric code --hashed code", "must not share a column"),
+        ("train DATA --target answer --hashed-features 9", "--hashed-features needs --hashed"),
+        ("train DATA --target answer --hashed code --hashed-features 0", "integer of at least 1"),
         ("train DATA --target answer --drop size,colour,code", "not constant; got none"),
         ("train DATA --target answer --model DATA", "--model must not be the input file DATA"),
         ("train DATA --target answer --model no/folder.bcenet", "no: No such file or directory"),

@@ -61,6 +61,81 @@ def test_wide_sparse_rows():
     assert digest(classifier.decision_function(X)) == digest(dense)
 
 
+def thin_rows():
+    X = sparse.random_array((203, 400), density=0.01, rng=np.random.default_rng(0)).tocsr()
+    assert 0 < (X.count_nonzero(axis=0) == 0).sum() < 100
+    return X
+
+
+@pytest.mark.parametrize("solver", ["sgd", "adam", "adamw"])
+def test_lazy_steps_are_those_of_the_core(solver):
+    X = thin_rows()
+    options = {"alpha": 0.1, "max_iter": 3, "batch_size": 20, "learning_rate_init": 0.01}
+    classifier = BCENetClassifier((6,), solver=solver, lazy=True, random_state=0, **options)
+    start = clone(classifier).set_params(solver="sgd", learning_rate_init=1e-300, max_iter=1)
+    start.set_params(alpha=0.0, momentum=0.0).fit(X, Y0)
+    classifier.fit(X, Y0, coefs_init=start.coefs_, intercepts_init=start.intercepts_)
+    net = bcenet.Network([400, 6, 1], dtype="float64", random_state=0)
+    net.parameters[:] = parameters(start)
+    optimizer = {
+        "sgd": lambda: bcenet.SGD(0.01, 0.9, True, rate_inside=True),
+        "adam": lambda: bcenet.Adam(0.01, epsilon_inside=True),
+        "adamw": lambda: bcenet.AdamW(0.01, epsilon_inside=True),
+    }[solver]()
+    seed = classifier._training.optimizer.seed
+    bcenet.fit(
+        net, X, Y0, optimizer=optimizer, lazy=True, l2=0.1, epochs=3, batch_size=20,
+        random_state=seed, label_reduction="sum",
+    )  # fmt: skip
+    assert digest(parameters(classifier)) == digest(net.parameters)
+    absent = X.count_nonzero(axis=0) == 0
+    assert np.array_equal(classifier.coefs_[0][absent], start.coefs_[0][absent])
+    exact = clone(classifier).set_params(lazy=False)
+    exact.fit(X, Y0, coefs_init=start.coefs_, intercepts_init=start.intercepts_)
+    assert not np.array_equal(exact.coefs_[0][absent], start.coefs_[0][absent])
+
+
+def test_lazy_steps_of_a_warm_start_and_of_partial_fit():
+    X = thin_rows()
+    options = {"lazy": True, "batch_size": 20, "random_state": 0, "tol": 0.0}
+    expected = BCENetClassifier((6,), max_iter=4, **options).fit(X, Y0)
+    warm = BCENetClassifier((6,), max_iter=2, warm_start=True, **options).fit(X, Y0).fit(X, Y0)
+    part = BCENetClassifier((6,), **options)
+    for _ in range(4):
+        part.partial_fit(X, Y0, classes=[0, 1])
+    for classifier in (warm, part):
+        assert digest(parameters(classifier)) == digest(parameters(expected))
+    with_rows = BCENetClassifier((6,), max_iter=4, early_stopping=True, **options)
+    with_rows.fit(X, Y0, X_val=X.toarray(), y_val=Y0)  # which may be dense
+    assert len(with_rows.validation_scores_) == 4
+
+
+LAZY_REFUSED = {
+    "a dense X": {},
+    "optimizer 'lbfgs'": {"solver": "lbfgs"},
+    "averaging": {"averaging": bcenet.EMA(0.9)},
+    "clip_norm, max_norm or feature_scale": {"feature_scale": True},
+}
+
+
+@pytest.mark.parametrize("what", LAZY_REFUSED)
+def test_lazy_is_refused(what):
+    X = thin_rows()
+    classifier = BCENetClassifier(lazy=True, **LAZY_REFUSED[what])
+    dense = what == "a dense X"
+    with pytest.raises(ValueError, match=f"lazy must be False with {what}; got True"):
+        classifier.fit(X.toarray() if dense else X, Y0)
+    assert not hasattr(classifier, "network_")
+    if dense:
+        classifier.partial_fit(X, Y0, classes=[0, 1])
+        before = parameters(classifier).copy()
+        with pytest.raises(ValueError, match="lazy must be False with a dense X; got True"):
+            classifier.partial_fit(X.toarray(), Y0)
+        assert np.array_equal(parameters(classifier), before)
+    with pytest.raises(ValueError, match="The 'lazy' parameter of BCENetClassifier must be"):
+        BCENetClassifier(lazy="yes").fit(X, Y0)
+
+
 TABLES = {
     "pandas": lambda X, names: pd.DataFrame(X, columns=names),
     "polars": lambda X, names: pl.DataFrame(X, schema=names),

@@ -382,3 +382,67 @@ def test_lazy_is_refused(what):
         bcenet.fit(make_network((12, 1)), S, y, lazy=True, **REFUSED[what])
     with pytest.raises(TypeError, match="lazy must be True or False; got 1"):
         bcenet.fit(make_network((12, 1)), S, y, lazy=1)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("layer_sizes", [(50, 1), (50, 3), (37, 70, 2)])
+def test_lazy_steps_of_a_trainer_are_those_of_a_fit(layer_sizes, name):
+    X, y = rows(203, layer_sizes[0], layer_sizes[-1], density=0.02)
+    S, weight = sparse.csr_array(X), np.random.default_rng(1).random(203)
+    theirs, ours = (KINDS[name](0.01, **OPTIMIZERS[name]) for _ in range(2))
+    expected, net = make_network(layer_sizes), make_network(layer_sizes)
+    options = {"lazy": True, "l1": 0.01, "l2": 0.1, "label_smoothing": 0.1}
+    bcenet.fit(
+        expected, S, y, optimizer=theirs, batch_size=20, epochs=3, shuffle=False,
+        sample_weight=weight, **options,
+    )  # fmt: skip
+    with bcenet.Trainer(net, ours, n_threads=2, **options) as trainer:
+        for start in [*range(0, 203, 20)] * 3:
+            part = slice(start, start + 20)
+            trainer.step(S[part], y[part], sample_weight=weight[part])
+    assert digest(net.parameters) == digest(expected.parameters)
+    assert ours.step == theirs.step == 33
+    for key, array in theirs.state.items():
+        assert digest(ours.state[key]) == digest(array)
+
+
+def test_lazy_steps_with_a_gradient_of_ones_own():
+    X, y = rows(60, 50, 3, density=0.02)
+    S = sparse.csr_array(X)
+    expected, net = make_network((50, 3)), make_network((50, 3))
+    before = net.parameters.copy()
+    with (
+        bcenet.Trainer(expected, bcenet.Adam(0.1), lazy=True) as theirs,
+        bcenet.Trainer(net, bcenet.Adam(0.1), lazy=True) as ours,
+    ):
+        for part in (slice(0, 10), slice(10, 60), slice(0, 10)):  # the engine grows in between
+            logits = ours.logits(S[part])
+            theirs.step(S[part], y[part])
+            ours.step_gradient(S[part], bcenet.bce_gradient(logits, y[part]))
+    # Adam divides a gradient by its size, so its rounding counts in full where it is near 0.
+    assert relative_to_largest(net.parameters, expected.parameters) <= 1e-12
+    absent = ~X.any(axis=0)
+    assert np.array_equal(net.coefs[0][absent], net.shape.split(before)[0][0][absent])
+
+
+def test_lazy_is_refused_by_a_trainer():
+    X, y = rows(20, 12)
+    message = "lazy must be False with clip_norm, max_norm or feature_scale; got True"
+    for options in ({"clip_norm": 1.0}, {"max_norm": 1.0}):
+        with pytest.raises(ValueError, match=message):
+            bcenet.Trainer(make_network((12, 1)), lazy=True, **options)
+    with pytest.raises(ValueError, match=message):
+        bcenet.Trainer(make_network((12, 1), feature_scale=True), lazy=True)
+    with pytest.raises(TypeError, match="lazy must be True or False; got None"):
+        bcenet.Trainer(make_network((12, 1)), lazy=None)
+    net = make_network((12, 1))
+    before = net.parameters.copy()
+    with bcenet.Trainer(net, lazy=True) as trainer:
+        for call in (
+            lambda: trainer.step(X, y),
+            lambda: trainer.step_gradient(X, np.ones(20)),
+            lambda: trainer.logits(X),
+        ):
+            with pytest.raises(ValueError, match="lazy must be False with a dense X; got True"):
+                call()
+    assert np.array_equal(net.parameters, before)

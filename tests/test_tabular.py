@@ -260,6 +260,14 @@ def test_equal_categories_from_any_source():
     assert halves.feature_names_out == ["code=0.1", "code=0.5"]
     flags = encoder_of({"flag": ["True", "False"]})
     assert flags.transform({"flag": [True, False]}).tolist() == [[0, 1], [1, 0]]
+    mixed = ["a", 1, True, 0, False, 1.0, np.True_]
+    for order in (slice(None), slice(None, None, -1)):  # True equals 1, and is another category
+        encoder = encoder_of({"flag": mixed[order]})
+        assert encoder.feature_names_out == [f"flag={text}" for text in "01"] + [
+            f"flag={text}" for text in ("False", "True", "a")
+        ]
+        places = encoder.transform({"flag": mixed[order]}).argmax(axis=1)
+        assert places.tolist() == [4, 1, 3, 0, 2, 1, 3][order]
 
 
 # --------------------------------------------------------------------------- types and columns
@@ -416,7 +424,7 @@ def fitted():
         (
             lambda: encoder_of({"age": [1, 2]}, categorical=["sex"]),
             ValueError,
-            "named in numeric or categorical; missing: 'sex'",
+            "named in numeric, categorical or hashed; missing: 'sex'",
         ),
         (lambda: encoder_of({}), ValueError, "at least one column and one row"),
         (lambda: encoder_of({"x": []}), ValueError, "at least one column and one row"),
@@ -523,7 +531,7 @@ def put(place, value):
 BROKEN_STATES = {
     "no version": config_with("version", remove=True),
     "unknown key": config_with("more", value=1),
-    "later version": config_with("version", value=2),
+    "later version": config_with("version", value=3),
     "version true": config_with("version", value=True),
     "version 1.0": config_with("version", value=1.0),
     "no options": config_with("options", value=None),

@@ -49,6 +49,7 @@ def run(options: argparse.Namespace) -> None:
             "columns": {
                 "numeric": list(model.encoder.numeric_columns),
                 "categorical": list(model.encoder.categorical_columns),
+                "hashed": list(model.encoder.hashed_columns),
                 "dropped": list(model.encoder.dropped_columns),
             },
             "training": model.training,

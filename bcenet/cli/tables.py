@@ -47,7 +47,7 @@ def require_columns(
             raise ValueError(f"{option}: {source} has no column {name!r}{hint}")
 
 
-def encode(encoder: TabularEncoder, table: Mapping[str, np.ndarray], source: str) -> np.ndarray:
+def encode(encoder: TabularEncoder, table: Mapping[str, np.ndarray], source: str) -> Any:
     """:meth:`TabularEncoder.transform`, whose errors then name the file too."""
     try:
         return encoder.transform(table)

@@ -180,11 +180,19 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     for option, remark in [
         ("--numeric", "columns to take as numbers"),
         ("--categorical", "columns to take as categories"),
+        ("--hashed", "columns of very many values, such as ids, to hash"),
         ("--drop", "columns not to use"),
     ]:
         columns.add_argument(
             option, type=arguments.names, default=[], metavar="COL,COL", help=remark
         )
+
+    columns.add_argument(
+        "--hashed-features",
+        type=arguments.integer(1),
+        metavar="N",
+        help="features that the hashed columns share (default: 262144)",
+    )
 
     arguments.add_json(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress, only the result")
@@ -199,6 +207,8 @@ def run(options: argparse.Namespace) -> None:
     from bcenet.model import Model
 
     _check_checkpoint(options)
+    if options.hashed_features and not options.hashed:
+        raise ValueError("--hashed-features needs --hashed")
     path = _model_path(options)
     optimizer = _optimizer(options)
     data = _read(options)
@@ -228,6 +238,7 @@ def run(options: argparse.Namespace) -> None:
             schedule=options.schedule,
             dropout=options.dropout,
             averaging=None,
+            lazy=bool(options.hashed),
             batch_size=batch_size,
             shuffle=True,
             epochs=options.epochs or (200 if validation else 20),
@@ -314,13 +325,14 @@ def _check_checkpoint(options: argparse.Namespace) -> None:
 
 @dataclass(frozen=True)
 class _Data:
-    """What is learnt from and measured on: features (rows, n_features_out), targets (rows,)."""
+    """What is learnt from and measured on: features (rows, n_features_out), sparse where columns
+    are hashed, and targets (rows,)."""
 
     labels: tuple[Any, Any]
     encoder: TabularEncoder
-    X: np.ndarray
+    X: Any
     y: np.ndarray
-    X_held_out: np.ndarray
+    X_held_out: Any
     y_held_out: np.ndarray
 
 
@@ -423,6 +435,7 @@ def _inputs(
     inputs = {name: column for name, column in inputs.items() if name not in options.drop}
     tables.require_columns("--numeric", options.numeric, inputs, source)
     tables.require_columns("--categorical", options.categorical, inputs, source)
+    tables.require_columns("--hashed", options.hashed, inputs, source)
     return inputs
 
 
@@ -439,11 +452,18 @@ def _encoder(inputs: dict[str, np.ndarray], options: argparse.Namespace) -> Tabu
     missing = frozenset(MISSING_VALUES)
     categorical = list(options.categorical)
     for name, column in inputs.items():
+        if name in options.hashed:
+            continue
         if name in options.numeric:
             numbers_of(name, column, missing)  # an error, if need be, with the row in the file
         elif name not in categorical and not is_numeric_column(name, column, missing):
             categorical.append(name)
-    return TabularEncoder(numeric=options.numeric, categorical=categorical)
+    return TabularEncoder(
+        numeric=options.numeric,
+        categorical=categorical,
+        hashed=options.hashed,
+        n_hashed_features=options.hashed_features or 2**18,
+    )
 
 
 def _held_out(y: np.ndarray, options: argparse.Namespace) -> np.ndarray:
@@ -496,6 +516,7 @@ def _describe(target: str, data: _Data, network: Network) -> None:
     kinds = {
         "numeric": encoder.numeric_columns,
         "categorical": encoder.categorical_columns,
+        "hashed": encoder.hashed_columns,
         "constant and dropped": encoder.dropped_columns,
     }
     sizes = "-".join(map(str, network.layer_sizes))

@@ -35,7 +35,8 @@ def distinct_values(column: np.ndarray) -> tuple[list[Any], np.ndarray]:
     """The distinct values of a column of objects in order of appearance, and each row's place.
 
     Args:
-        column: object array of shape (n,) of hashable values; equal values (1, 1.0, True) are one.
+        column: object array of shape (n,) of hashable values. Equal ones (1 and 1.0) are one, but
+            for True and False, which are not 1 and 0.
 
     Returns:
         ``(values, codes)`` with ``values[codes[i]] == column[i]``; codes are intp of shape (n,).
@@ -48,6 +49,14 @@ def distinct_values(column: np.ndarray) -> tuple[list[Any], np.ndarray]:
     (['b', 'a'], array([0, 1, 0]))
     """
     cells = column.tolist()
-    values = list(dict.fromkeys(cells))
-    places = {value: place for place, value in enumerate(values)}
+    different = dict.fromkeys(cells)
+    values = list(different)
+    if 0 in different or 1 in different:  # False and True equal these
+        cells = [_APART[bool(c)] if isinstance(c, bool | np.bool_) else c for c in cells]
+        different = dict.fromkeys(cells)
+        values = [_APART.index(value) == 1 if value in _APART else value for value in different]
+    places = {value: place for place, value in enumerate(different)}
     return values, np.fromiter(map(places.__getitem__, cells), np.intp, len(cells))
+
+
+_APART = (object(), object())  # in the place of False and True, and equal to nothing else

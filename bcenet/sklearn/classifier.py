@@ -83,6 +83,10 @@ class BCENetClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         normalization: "batch" or "layer", or one a hidden layer.
         feature_scale: a learned factor a column of X.
         averaging: bcenet.EMA(...) or bcenet.SWA(...), whose average of the weights predicts.
+        lazy: for sparse X: a step leaves alone the first layer's weights of the columns that its
+            rows lack, with their moments and penalties: far faster where there are many columns,
+            and another result. It goes with neither "lbfgs", averaging, clip_norm, max_norm nor
+            feature_scale.
         missing_labels: "ignore" leaves NaN of an indicator matrix y out of the loss.
         output_bias: "random" as scikit-learn has it, or "base_rate": the log-odds of y.
         early_stopping_metric: "accuracy", "balanced_accuracy", "f1", "roc_auc",
@@ -158,6 +162,7 @@ class BCENetClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         "normalization": [StrOptions({"batch", "layer"}), "array-like", None],
         "feature_scale": ["boolean"],
         "averaging": [averaging_.Averaging, None],
+        "lazy": ["boolean"],
         "missing_labels": [StrOptions({"error", "ignore"})],
         "output_bias": [StrOptions({"random", "base_rate"})],
         "early_stopping_metric": [
@@ -216,6 +221,7 @@ class BCENetClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         normalization=None,
         feature_scale=False,
         averaging=None,
+        lazy=False,
         missing_labels="error",
         output_bias="random",
         early_stopping_metric="accuracy",
@@ -260,6 +266,7 @@ class BCENetClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         self.normalization = normalization
         self.feature_scale = feature_scale
         self.averaging = averaging
+        self.lazy = lazy
         self.missing_labels = missing_labels
         self.output_bias = output_bias
         self.early_stopping_metric = early_stopping_metric

@@ -188,6 +188,7 @@ def fit_options(estimator: Any) -> dict[str, Any]:
         "dropout": _listed(estimator.dropout),
         "max_norm": estimator.max_norm,
         "clip_norm": estimator.clip_norm,
+        "lazy": bool(estimator.lazy),
         "shuffle": bool(estimator.shuffle),
         "n_threads": estimator.n_threads,
     }

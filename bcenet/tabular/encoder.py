@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,11 @@ from bcenet.data.arrays import as_table
 from bcenet.data.values import MISSING_VALUES
 from bcenet.tabular.categorical import CategoricalColumn, default_min_frequency
 from bcenet.tabular.cells import is_numeric_column, numbers_of, texts_of
+from bcenet.tabular.hashing import append_hashed, scipy_sparse
 from bcenet.tabular.numeric import ENCODINGS, NumericColumn, default_n_bins
 from bcenet.tabular.state import check_keys, check_texts, columns_from_state, columns_to_state
 
-_STATE_VERSION = 1
+_STATE_VERSION = 2
 
 
 class TabularEncoder:
@@ -30,6 +32,11 @@ class TabularEncoder:
     in the rows of ``fit`` (without, an unknown category has no 1), and one for missing values if
     there were any.
 
+    Columns of very many values (ids, zip codes, URLs) can be hashed: the value's hash chooses one
+    of ``n_hashed_features`` features that all such columns share, and there the row has a 1 (or 2,
+    where two of its columns meet). Nothing is learned of these columns, so unknown values are like
+    known ones; a missing value counts as one. See `bcenet.tabular.hashing.places_of`.
+
     Args:
         numeric: columns that are numeric, whatever they look like.
         categorical: columns that are categorical, such as codes written as numbers.
@@ -40,10 +47,15 @@ class TabularEncoder:
             hundred, at most 10.
         max_categories: most categories of a column that have a feature of their own.
         missing_values: texts that stand for a missing value.
+        hashed: columns to hash. The features are then a sparse array; that needs SciPy, the extra
+            ``sparse``.
+        n_hashed_features: of all hashed columns together, at most 2^30. Two values share one with
+            probability 1 / n_hashed_features.
 
     Attributes (of a fitted encoder):
         columns: the names of the columns it needs, in order.
-        numeric_columns, categorical_columns: the same, by type.
+        numeric_columns, categorical_columns, hashed_columns: the same, by type; hashed ones come
+            last.
         dropped_columns: names of the columns that were constant.
         feature_names_out: one name for each feature.
         n_features_out: their number.
@@ -69,14 +81,21 @@ class TabularEncoder:
         min_frequency: int | None = None,
         max_categories: int = 64,
         missing_values: Sequence[str] = MISSING_VALUES,
+        hashed: Sequence[str] = (),
+        n_hashed_features: int = 2**18,
     ) -> None:
         self.numeric = _names("numeric", numeric)
         self.categorical = _names("categorical", categorical)
-        both = sorted(set(self.numeric) & set(self.categorical))
-        if both:
-            raise ValueError(
-                f"numeric and categorical must not share a column; both name {both[0]!r}"
-            )
+        self.hashed = _names("hashed", hashed)
+        for one, other in combinations(("numeric", "categorical", "hashed"), 2):
+            both = sorted(set(getattr(self, one)) & set(getattr(self, other)))
+            if both:
+                raise ValueError(
+                    f"{one} and {other} must not share a column; both name {both[0]!r}"
+                )
+        if len(set(self.hashed)) < len(self.hashed):
+            raise ValueError(f"hashed must name each column once; got {list(self.hashed)}")
+        self.n_hashed_features = checks.integer("n_hashed_features", n_hashed_features, 1, 2**30)
         self.numeric_encoding = checks.choice("numeric_encoding", numeric_encoding, ENCODINGS)
         self.n_bins = None if n_bins is None else checks.integer("n_bins", n_bins, 1, 4096)
         self.min_frequency = (
@@ -85,7 +104,7 @@ class TabularEncoder:
         self.max_categories = checks.integer("max_categories", max_categories, 1)
         self.missing_values = _names("missing_values", missing_values)
         self.dropped_columns: tuple[str, ...] = ()
-        self._columns: tuple[NumericColumn | CategoricalColumn, ...] = ()
+        self._columns: tuple[NumericColumn | CategoricalColumn, ...] | None = None
 
     def __repr__(self) -> str:
         options = ", ".join(f"{key}={value!r}" for key, value in self._options().items())
@@ -101,15 +120,21 @@ class TabularEncoder:
             The encoder itself.
 
         Raises:
-            ValueError: no rows, a column named in ``numeric`` or ``categorical`` is not there, a
-                numeric column holds a text or an infinity, or all columns are constant.
+            ValueError: no rows, a column named in ``numeric``, ``categorical`` or ``hashed`` is
+                not there, a numeric column holds a text or an infinity, or all columns are
+                constant.
             TypeError: a cell is neither number nor text.
+            ImportError: columns are to be hashed, and SciPy is not installed.
         """
         columns = as_table(table)
         if not columns or not len(next(iter(columns.values()))):
             raise ValueError("table must have at least one column and one row to fit")
-        _require("named in numeric or categorical", [*self.numeric, *self.categorical], columns)
+        named = [*self.numeric, *self.categorical, *self.hashed]
+        _require("named in numeric, categorical or hashed", named, columns)
         n_rows = len(next(iter(columns.values())))
+        if self.hashed:
+            scipy_sparse()
+            columns = {name: cells for name, cells in columns.items() if name not in self.hashed}
         min_frequency = self.min_frequency or default_min_frequency(n_rows)
         missing_values = frozenset(self.missing_values)
         numeric = set(self.numeric)
@@ -135,12 +160,12 @@ class TabularEncoder:
                 dropped.append(name)
             else:
                 fitted.append(column)
-        if not fitted:
+        if not fitted and not self.hashed:
             raise ValueError("table must have a column that is not constant; got none")
         self._columns, self.dropped_columns = tuple(fitted), tuple(dropped)
         return self
 
-    def transform(self, table: Any) -> np.ndarray:
+    def transform(self, table: Any) -> Any:
         """The features of the rows of ``table``.
 
         Args:
@@ -148,21 +173,32 @@ class TabularEncoder:
                 others, which are not looked at.
 
         Returns:
-            float32 array of shape (n, n_features_out).
+            float32 array of shape (n, n_features_out). Where columns are hashed it is SciPy's
+            ``csr_array``, which holds what is not 0, in the order of the columns in each row.
 
         Raises:
-            ValueError: the encoder is not fitted, a column is not there, or a numeric column holds
-                a text or an infinity; the message names column, row and value.
+            ValueError: the encoder is not fitted, a column is not there, a numeric column holds
+                a text or an infinity, or a hashed one floats of 2^53 or more; the message names
+                column, row and value.
             TypeError: a cell is neither number nor text.
+            ImportError: columns are hashed, and SciPy is not installed.
+
+        >>> table = {"age": [20, 30, 40], "user": ["ann", "bob", None]}
+        >>> encoder = TabularEncoder(hashed=["user"], n_hashed_features=4, numeric_encoding="bins")
+        >>> encoder.fit_transform(table).toarray()
+        array([[0. , 1. , 0. , 0. , 0. ],
+               [0.5, 0. , 0. , 1. , 0. ],
+               [1. , 0. , 0. , 0. , 1. ]], dtype=float32)
         """
         names = self.columns
         columns = as_table(table)
         _require("that the encoder needs", names, columns)
         missing_values = frozenset(self.missing_values)
         n_rows = len(columns[names[0]])
-        features = np.zeros((n_rows, self.n_features_out), dtype=np.float32)
+        width = sum(column.n_features for column in self._fitted())
+        features = np.zeros((n_rows, width), dtype=np.float32)
         start = 0
-        for column in self._columns:
+        for column in self._fitted():
             stop = start + column.n_features
             cells, out = columns[column.name], features[:, start:stop]
             if isinstance(column, NumericColumn):
@@ -170,16 +206,19 @@ class TabularEncoder:
             else:
                 column.encode(*texts_of(column.name, cells, missing_values), out)
             start = stop
-        return features
+        if not self.hashed:
+            return features
+        hashed = {name: columns[name] for name in self.hashed}
+        return append_hashed(features, hashed, self.n_hashed_features, missing_values)
 
-    def fit_transform(self, table: Any) -> np.ndarray:
+    def fit_transform(self, table: Any) -> Any:
         """``fit(table).transform(table)``; the same arguments, result and errors."""
         columns = as_table(table)
         return self.fit(columns).transform(columns)
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return tuple(column.name for column in self._fitted())
+        return (*(column.name for column in self._fitted()), *self.hashed)
 
     @property
     def numeric_columns(self) -> tuple[str, ...]:
@@ -190,12 +229,22 @@ class TabularEncoder:
         return tuple(c.name for c in self._fitted() if isinstance(c, CategoricalColumn))
 
     @property
+    def hashed_columns(self) -> tuple[str, ...]:
+        self._fitted()
+        return self.hashed
+
+    @property
     def feature_names_out(self) -> list[str]:
-        return [name for column in self._fitted() for name in column.feature_names]
+        names = [name for column in self._fitted() for name in column.feature_names]
+        return names + [f"hashed[{place}]" for place in range(self._n_hashed)]
 
     @property
     def n_features_out(self) -> int:
-        return sum(column.n_features for column in self._fitted())
+        return sum(column.n_features for column in self._fitted()) + self._n_hashed
+
+    @property
+    def _n_hashed(self) -> int:
+        return self.n_hashed_features if self.hashed else 0
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """All that ``transform`` needs, as a JSON-able dict and named float64 and int64 arrays.
@@ -244,6 +293,8 @@ class TabularEncoder:
         if encoder._options() != dict(options):
             raise ValueError("config['options'] must be as state() writes them")
         encoder._columns = columns_from_state(config["columns"], arrays)
+        if not encoder.columns:
+            raise ValueError("config must hold a column; got none")
         encoder.dropped_columns = check_texts(
             "config['dropped_columns']", config["dropped_columns"]
         )
@@ -261,10 +312,12 @@ class TabularEncoder:
             "min_frequency": self.min_frequency,
             "max_categories": self.max_categories,
             "missing_values": list(self.missing_values),
+            "hashed": list(self.hashed),
+            "n_hashed_features": self.n_hashed_features,
         }
 
     def _fitted(self) -> tuple[NumericColumn | CategoricalColumn, ...]:
-        if not self._columns:
+        if self._columns is None:
             raise ValueError("this TabularEncoder must be fitted first; call fit with a table")
         return self._columns
 

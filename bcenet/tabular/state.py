@@ -56,8 +56,8 @@ def columns_from_state(entries: Any, arrays: Any) -> tuple[NumericColumn | Categ
     Raises:
         ValueError: anything is not as ``columns_to_state`` writes it.
     """
-    if not isinstance(entries, list) or not entries:
-        raise ValueError(f"columns must be a list, not empty; got {checks.describe(entries)}")
+    if not isinstance(entries, list):
+        raise ValueError(f"columns must be a list; got {checks.describe(entries)}")
     n_numeric = 0
     for place, entry in enumerate(entries):
         where = f"columns[{place}]"

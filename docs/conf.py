@@ -23,6 +23,7 @@ extensions = [
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build"]
 nitpicky = True
+nitpick_ignore = [("py:obj", "bcenet.cimports")]  # no module of Python's: docs/cython.md
 default_role = "code"
 
 myst_enable_extensions = ["amsmath", "attrs_inline", "deflist", "dollarmath"]

@@ -17,21 +17,27 @@ _SECTIONS = {
 }
 _SECTION = re.compile(rf"^({'|'.join(_SECTIONS)})(?: \([^)]*\))?:(?: (.*))?$")
 # "name: text" and "a, b: text" at the start of a line, or after a sentence's end within one.
-_NAMES = r"\*{0,2}[A-Za-z_]\w*(?:, \*{0,2}[A-Za-z_]\w*)*"
+_NAMES = r"\*{0,2}[A-Za-z_]\w*(?:,\s+\*{0,2}[A-Za-z_]\w*)*"
 _ENTRY = re.compile(rf"(?:^|(?<=[.;] ))({_NAMES}): ", re.MULTILINE)
+_PUBLIC = re.compile(r"bcenet(?:\.\w+)+")
 _SPECIAL = re.compile(r"([\\*_|])")
 
 
 def escape(text):
-    """Text as reStructuredText, with what is in backquotes as code."""
+    """Text as reStructuredText: what is in backquotes is code, and a link to what it names."""
     pieces = re.split(r"``([^`]+)``|`([^`]+)`", text)
     result = []
     for i in range(0, len(pieces), 3):
         result.append(_SPECIAL.sub(r"\\\1", pieces[i]))
         for code in pieces[i + 1 : i + 3]:
             if code is not None:
-                result.append(f"\\ ``{code}``\\ ")
+                result.append(f"\\ {as_code(code)}\\ ")
     return "".join(result)
+
+
+def as_code(text):
+    """A name of the package as a link to its place in the reference, anything else as it is."""
+    return f":py:obj:`{text}`" if _PUBLIC.fullmatch(text) else f"``{text}``"
 
 
 def indent(lines, by="   "):
@@ -83,7 +89,7 @@ def entries(lines):
         return None
     ends = [match.start() for match in found[1:]] + [len(text)]
     return [
-        (match.group(1), text[match.end() : end].rstrip())
+        (match.group(1), text[match.end() : end].rstrip().removesuffix(";"))
         for match, end in zip(found, ends, strict=True)
     ]
 
@@ -97,7 +103,9 @@ def section(title, lines):
         return ["", *result, *indent(prose(lines)), ""]
     for names, text in named:
         first, *rest = text.split("\n")
-        code = ", ".join(f"``{name}``" for name in names.split(", "))
+        # "others: as for ..." speaks of what has no entry.
+        words = names if names == "others" else re.sub(r"[*\w]+", r"``\g<0>``", names)
+        code = " ".join(words.split())
         body = "\n".join(prose([first.strip(), *dedent(rest)])).strip("\n").split("\n")
         result += indent([code, *indent(body), ""])
     return ["", *result, ""]

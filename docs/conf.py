@@ -19,6 +19,7 @@ extensions = [
     "plain_docstrings",
     "mathml",
     "formula_links",
+    "inline_svg",
 ]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build"]

@@ -376,7 +376,8 @@ class TrainingHealth:
             elif np.any(values > 0):
                 panel.set_yscale("log")
         panels[1].axhspan(self.vanishing, self.exploding, color="gray", alpha=0.12, zorder=0)
-        panels[0].legend(fontsize="small", ncols=2 if layers > 4 else 1)
+        lines = panels[0].get_legend_handles_labels()
+        figure.legend(*lines, loc="outside upper center", ncols=min(layers, 8), fontsize="small")
         for panel in panels[2:]:
             panel.set_xlabel("epoch")
         return figure

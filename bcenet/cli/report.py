@@ -25,7 +25,7 @@ _MEASURES = {
 
 
 def measure(model: Model, X: Any, y: np.ndarray, n_threads: int | None = None) -> dict[str, Any]:
-    """:func:`bcenet.metrics.binary_report` of the model's network on encoded rows.
+    """`bcenet.metrics.binary_report` of the model's network on encoded rows.
 
     The log-loss is computed from the logits, so it is finite and exact where a probability is
     rounded to 0 or 1.

@@ -103,6 +103,8 @@ def main(arguments=None):
     names = [path.relative_to(site).as_posix() for path in sorted(site.rglob("*.html"))]
     if not names:
         parser.error(f"site must hold pages; got {options.site}")
+    if options.pictures:
+        options.pictures.mkdir(parents=True, exist_ok=True)
     faults = requests = 0
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=options.chromium)

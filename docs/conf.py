@@ -26,6 +26,7 @@ exclude_patterns = ["_build"]
 nitpicky = True
 nitpick_ignore = [("py:obj", "bcenet.cimports")]  # no module of Python's: docs/cython.md
 default_role = "code"
+smartquotes = False  # quotes in docstrings are those of code
 
 myst_enable_extensions = ["amsmath", "attrs_inline", "deflist", "dollarmath"]
 myst_heading_anchors = 3

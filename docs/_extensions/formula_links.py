@@ -71,7 +71,7 @@ def pages(app):
                 lambda match, page=page: link_back(app, equations, page, match.group(1)), line
             )
             lines[number] += "</span>"
-        body = '<div class="highlight"><pre>' + "\n".join(lines) + "</pre></div>"
+        body = '<div class="highlight source"><pre>' + "\n".join(lines) + "</pre></div>"
         yield page, {"title": html.escape(file), "body": f"<h1>{file}</h1>{body}"}, "page.html"
 
 

@@ -150,6 +150,7 @@ class TrainingHealth:
         }
         seed = checks.integer("random_state", random_state, 0, 2**64 - 1)
         self._X, self._y = _sample(X, y, self.rows, seed)
+        self._digest: str | None = None
         self._begin()
 
     def _begin(self) -> None:
@@ -234,14 +235,16 @@ class TrainingHealth:
         self._before = saved["before"]
 
     def _settings(self) -> dict[str, Any]:
-        digest = hashlib.sha256(sparse.dense(self._X, np.dtype(np.float64)).tobytes())
-        digest.update(self._y.astype(np.float64).tobytes())
+        if self._digest is None:  # only a checkpoint needs it
+            digest = hashlib.sha256(sparse.dense(self._X, np.dtype(np.float64)).data)
+            digest.update(self._y.astype(np.float64).tobytes())
+            self._digest = digest.hexdigest()
         return {
             "rows": self.rows,
             "vanishing": self.vanishing,
             "exploding": self.exploding,
             **self.limits,
-            "sample": digest.hexdigest(),
+            "sample": self._digest,
         }
 
     # ---- looking --------------------------------------------------------------------------

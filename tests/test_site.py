@@ -42,6 +42,7 @@ COMPUTED = {
     "hidden-dz",
     "weight-gradient",
     "bias-gradient",
+    *(f"{name}-slope" for name in ("relu", "sigmoid", "tanh", "silu", "gelu", "elu", "softplus")),
 }
 
 

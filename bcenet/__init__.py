@@ -13,7 +13,7 @@ from bcenet.history import History
 from bcenet.losses import FocalLoss, bce_gradient, bce_loss, bce_loss_gradient, sigmoid
 from bcenet.network import Network
 from bcenet.optimizers import LBFGS, SGD, Adam, AdamW, AMSGrad, Lion, RMSprop
-from bcenet.training import fit, resume
+from bcenet.training import fit
 
 __all__ = [
     "EMA",
@@ -43,6 +43,7 @@ __all__ = [
     "calibration",
     "check_gradient",
     "data",
+    "explain_last_layer",
     "fit",
     "get_include",
     "load",
@@ -62,9 +63,11 @@ _LATER = {
     "TrainingHealth": ("bcenet.health", "TrainingHealth"),
     "calibration": ("bcenet.calibration", None),
     "data": ("bcenet.data", None),
+    "explain_last_layer": ("bcenet.explain", "explain_last_layer"),
     "load": ("bcenet.model", "load_network"),
     "load_model": ("bcenet.model", "load_model"),
     "metrics": ("bcenet.metrics", None),
+    "resume": ("bcenet.resuming", "resume"),
     "schedules": ("bcenet.schedules", None),
     "tabular": ("bcenet.tabular", None),
 }

@@ -1,7 +1,10 @@
 """What runs beside a fit: the state that callbacks see, and callbacks ready for use.
 
-A callback is an object with any of ``on_fit_begin(state)``, ``on_epoch_end(state)`` and
-``on_fit_end(state)``, or a bare callable, which is ``on_epoch_end``. Returning True from
+A callback is an object with any of ``on_fit_begin(state)``, ``on_progress(state)``,
+``on_epoch_end(state)`` and ``on_fit_end(state)``, or a bare callable, which is ``on_epoch_end``.
+``on_progress`` is called within epochs: after each window of a dataset, and some times a second
+in long epochs in memory. It tells of the time; the network is that of the last whole epoch then.
+Returning True from
 ``on_epoch_end`` stops the fit once the other callbacks were called. ``on_fit_end`` is called
 whether the fit is through, was stopped or ends with an exception, Ctrl-C too.
 
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
     from bcenet.network import Network
     from bcenet.optimizers import Optimizer
 
-_HOOKS = ("on_fit_begin", "on_epoch_end", "on_fit_end")
+_HOOKS = ("on_fit_begin", "on_progress", "on_epoch_end", "on_fit_end")
 
 
 class State:
@@ -50,6 +53,8 @@ class State:
         penalty: what L1 and L2 add to the loss. learning_rate: of the epoch's last step, the
         schedule's factor in it. Both None before the first epoch.
         seconds: since the fit began.
+        rows: of an epoch; None where they are not known before. rows_done: those that steps were
+        taken on in the epoch that is running.
     """
 
     def __init__(
@@ -65,6 +70,8 @@ class State:
         self.penalty: float | None = None
         self.learning_rate: float | None = None
         self.seconds = 0.0
+        self.rows: int | None = None
+        self.rows_done = 0
 
     @property
     def total_epoch(self) -> int:
@@ -99,6 +106,9 @@ class Callbacks:
     def show_progress(self) -> bool:
         """Whether one of them sees to it that progress is shown, or that none is."""
         return any(getattr(callback, "shows_progress", False) for callback in self._callbacks)
+
+    def has(self, hook: str) -> bool:
+        return any(hasattr(callback, hook) for callback in self._callbacks)
 
     def begin(self, state: State, saved: list[tuple[str, dict[str, Any]]] | None) -> None:
         """Call the first hook; with what a checkpoint ``saved`` where a fit is resumed."""
@@ -152,7 +162,10 @@ def _listed(names: list[str]) -> str:
 
 
 class ProgressBar:
-    """A bar of epochs on standard error, with the losses; needs tqdm.
+    """A bar on standard error: rows, rows per second, time left, losses, memory; needs tqdm.
+
+    Time left is for all epochs, if none of them is the last by a callback's wish. Memory is what
+    the process holds itself (`memory_in_use`).
 
     `bcenet.fit` shows one by itself where standard error is a terminal and tqdm is installed,
     unless a callback has a true attribute ``shows_progress``, as this one has.
@@ -165,14 +178,44 @@ class ProgressBar:
             from tqdm import tqdm
         except ImportError as error:
             raise ImportError("the progress bar needs tqdm: pip install 'bcenet[cli]'") from error
-        self._bar = tqdm(total=state.epochs, initial=state.epoch, unit="epoch", file=sys.stderr)
+        self._step = state.rows or 1  # of an epoch
+        self._losses = ""
+        self._bar = tqdm(
+            total=state.epochs * self._step,
+            initial=state.epoch * self._step,
+            unit=" rows" if state.rows else "epoch",
+            unit_scale=state.rows is not None,
+            file=sys.stderr,
+        )
+
+    def on_progress(self, state: State) -> None:
+        self._show(state, min(state.rows_done, self._step))
 
     def on_epoch_end(self, state: State) -> None:
-        self._bar.set_postfix_str(describe_losses(state), refresh=False)
-        self._bar.update()
+        self._losses = describe_losses(state) + ", "
+        self._show(state, 0)
+
+    def _show(self, state: State, done: int) -> None:
+        running = min(state.epoch + 1, state.epochs)
+        self._bar.set_description_str(f"epoch {running}/{state.epochs}", refresh=False)
+        self._bar.set_postfix_str(f"{self._losses}{memory_in_use():.0f} MiB", refresh=False)
+        self._bar.update(state.epoch * self._step + done - self._bar.n)
 
     def on_fit_end(self, state: State) -> None:
         self._bar.close()
+
+
+def memory_in_use() -> float:
+    """MiB of memory of the process's own; where the system doesn't tell, the most it ever had."""
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+            line = next(line for line in file if line.startswith("RssAnon"))
+        return int(line.split()[1]) / 1024
+    except (OSError, StopIteration):
+        import resource
+
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most / (2**20 if sys.platform == "darwin" else 1024)
 
 
 def describe_losses(state: State) -> str:

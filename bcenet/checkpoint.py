@@ -5,7 +5,8 @@ replaced as a whole. Its configuration has these parts:
 
 =================  =============================================================================
 ``configuration``  the network's shape, the optimizer and all other options of the fit
-``data``           shapes, dtypes and SHA-256 of X, y, weights, offsets and the validation data
+``data``           shapes, dtypes and SHA-256 of X, y, weights, offsets and the validation data;
+                   of datasets their fingerprints
 ``every``          the cadence
 ``epoch``          what held when the epoch began: epochs done, hyperparameters, the schedule's and
                    the callbacks' counters
@@ -40,6 +41,7 @@ from bcenet.errors import ModelFormatError
 from bcenet.network import Network
 from bcenet.objective import DROP_PARTS, Objective, drop_rates
 from bcenet.records import Record
+from bcenet.rows import Stream
 from bcenet.sparse import is_sparse
 
 if TYPE_CHECKING:
@@ -161,9 +163,7 @@ class Writer:
     def write(self) -> None:
         """Write the last whole step, if it isn't written yet."""
         engine, (epoch, arrays) = self._run.engine, self._noted
-        batch, sums = 0, (0.0, 0.0, 0.0)
-        if engine.progress is not None and engine.progress[0] == epoch["optimizer_epoch"]:
-            _, batch, *sums = engine.progress
+        batch, sums = self._run.done_in(epoch["optimizer_epoch"])
         if batch < 0 or self._written == (epoch["done"], batch):
             return
         if batch == self._run.batches:
@@ -249,10 +249,13 @@ def configuration(network: Network, plan: Any) -> dict[str, Any]:
     return _to_plain(result, "the configuration of the fit")
 
 
-def fingerprint(rows: Rows | None) -> dict[str, Any] | None:
-    """Shape, dtype and SHA-256 of each array of some rows: of their values, in any layout."""
+def fingerprint(rows: Rows | Stream | None) -> dict[str, Any] | None:
+    """Shape, dtype and SHA-256 of each array of some rows: of their values, in any layout; of a
+    dataset, what it says of itself."""
     if rows is None:
         return None
+    if isinstance(rows, Stream):
+        return {"dataset": rows.fingerprint()}
     names = {"X": rows.X, "y": rows.y, "sample_weight": rows.weight, "offset": rows.offset}
     return {name: None if a is None else _fingerprint(a) for name, a in names.items()}
 
@@ -391,7 +394,8 @@ def _read_file(path: str) -> Saved:
 
 
 def home(path: Any) -> str:
-    """Where a resumed fit writes: the folder, if ``path`` is one of a folder's checkpoints.
+    """Where a fit that goes on from a file writes: its folder, if it is one of a folder's
+    checkpoints.
 
     Those that are newer there are what the fit will come to, bit for bit.
     """
@@ -412,6 +416,14 @@ def check_same(saved: Saved, part: str, now: Any) -> None:
                 f"and is {here!r}"
             )
         array, _, what = name.rpartition(".")
+        if what in ("X", "dataset") and (before is None or here is None):
+            streams = (what == "dataset") == (here is None)
+            raise ValueError(
+                f"{array or 'X'} must be {'a dataset' if streams else 'rows in memory'}, "
+                "as in the checkpoint's fit"
+            )
+        if array.endswith("dataset"):
+            _refuse_dataset("validation_data" if "." in array else "X", what, before, here)
         if what == "sha256":
             raise ValueError(f"{array} must hold the values of the checkpoint's fit; others came")
         if what in ("shape", "dtype"):
@@ -421,6 +433,28 @@ def check_same(saved: Saved, part: str, now: Any) -> None:
             )
         wanted = "None" if before is None else "given"
         raise ValueError(f"{name} must be {wanted}, as in the checkpoint's fit")
+
+
+_OF_DATASETS = {
+    "rows": "number of rows",
+    "columns": "columns",
+    "dtypes": "dtypes of X, y and weight",
+    "units": "row groups, record batches or other units",
+    "window_rows": "window_rows",
+    "split": "split",
+}
+
+
+def _refuse_dataset(name: str, what: str, before: Any, here: Any) -> None:
+    """ValueError: a part of a dataset's fingerprint differs."""
+    if what not in _OF_DATASETS:
+        raise ValueError(
+            f"{name} must be a dataset with the {what} of the checkpoint's fit; others came"
+        )
+    shown = "" if isinstance(before, str) else f", {_shown(before)}; got {_shown(here)}"
+    raise ValueError(
+        f"{name} must be a dataset with the {_OF_DATASETS[what]} of the checkpoint's fit{shown}"
+    )
 
 
 def _shown(value: Any) -> str:

@@ -32,3 +32,17 @@ class DataFormatError(ValueError):
 
 class DataChangedError(ValueError):
     """A file, or what gives batches, changed while it was read; the message names it."""
+
+
+class CellError(ValueError):
+    """A cell of a table that is not what its column must hold.
+
+    Attributes: column: its name. row: from 0. what: the rest of the message.
+    """
+
+    def __init__(self, column: str, row: int, what: str) -> None:
+        super().__init__(f"column {column!r}, row {row} (from 0): {what}")
+        self.column, self.row, self.what = column, row, what
+
+    def __reduce__(self) -> tuple[type, tuple[str, int, str]]:
+        return CellError, (self.column, self.row, self.what)

@@ -17,7 +17,7 @@ from bcenet import checks, kernels, losses, sparse, threads
 from bcenet import rows as rows_
 from bcenet.objective import Objective
 from bcenet.parameters import Shape
-from bcenet.records import Record
+from bcenet.records import Record, plain
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -61,9 +61,39 @@ class LayerTrace(Record):
 
 
 class Trace(Record):
-    """Every number of a forward and a backward pass: ``layers[i]``, from the first hidden on."""
+    """Every number of a forward and a backward pass: ``layers[i]``, from the first hidden on.
+
+    ``str(trace)`` is a table of the largest numbers of each layer and of the output of each row.
+    """
 
     layers: list[LayerTrace]
+
+    _MOST_LINES = 20
+
+    def __str__(self) -> str:
+        lines = ["largest absolute value of each layer"]
+        lines.append("layer  units" + "".join(f"{name:>11}" for name in LayerTrace.__annotations__))
+        for index, layer in enumerate(self.layers):
+            largest = [float(np.abs(values).max()) for values in layer.__dict__.values()]
+            lines.append(
+                f"{index:5d}  {layer.z.shape[1]:5d}" + "".join(f"{x:11.3e}" for x in largest)
+            )
+        last = self.layers[-1]
+        lines += ["", "last layer: da = dC/dp, dz = p - y"]
+        lines.append("  row  label" + "".join(f"{name:>13}" for name in ("z", "a", "da", "dz")))
+        for row, label in list(np.ndindex(last.z.shape))[: self._MOST_LINES]:
+            values = (last.z, last.a, last.da, last.dz)
+            lines.append(
+                f"{row:5d}  {label:5d}" + "".join(f"{float(v[row, label]):13.5e}" for v in values)
+            )
+        if last.z.size > self._MOST_LINES:
+            lines.append(f"  ... and {last.z.size - self._MOST_LINES:,} more")
+        return "\n".join(lines)
+
+    def as_dict(self) -> dict[str, Any]:
+        """``{"layers": [{"z": ..., ...}]}`` of nested lists, ready for JSON: what is not finite is
+        the text "nan", "inf" or "-inf"."""
+        return plain(self)
 
 
 class LayerCheck(Record):
@@ -199,6 +229,15 @@ def trace(network: Network, X: ArrayLike, y: ArrayLike) -> Trace:
         >>> layer = net.trace([[0.0], [20.0]], [1, 1]).layers[0]
         >>> layer.z.ravel().tolist(), layer.dz.ravel().tolist()
         ([0.0, 40.0], [-0.5, -4.248354255291589e-18])
+        >>> print(net.trace([[0.0], [20.0]], [1, 1]))
+        largest absolute value of each layer
+        layer  units          z          y          a         da         dz         dw         db
+            0      1  4.000e+01  4.000e+01  1.000e+00  2.000e+00  5.000e-01  4.248e-17  2.500e-01
+        <BLANKLINE>
+        last layer: da = dC/dp, dz = p - y
+          row  label            z            a           da           dz
+            0      0  0.00000e+00  5.00000e-01 -2.00000e+00 -5.00000e-01
+            1      0  4.00000e+01  1.00000e+00 -1.00000e+00 -4.24835e-18
     """
     rows = rows_.check(network, X, y)
     targets = rows.y.reshape(rows.n, -1).astype(network.dtype)

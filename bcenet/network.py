@@ -473,7 +473,10 @@ class Network:
         return gradients.row_gradients(self, X, y, sample_weight=sample_weight)
 
     def trace(self, X: ArrayLike, y: ArrayLike) -> gradients.Trace:
-        """Every number of a forward and a backward pass; see `bcenet.gradients.trace`."""
+        """Every number of a forward and a backward pass; see `bcenet.gradients.trace`.
+
+        ``print`` shows it as a table, ``as_dict()`` gives it for JSON.
+        """
         return gradients.trace(self, X, y)
 
     # ---- files ----------------------------------------------------------------------------

@@ -77,7 +77,11 @@ class Objective(Record):
 
     def unpenalized(self) -> Objective:
         """The same without penalties: for a loss to which they are added elsewhere."""
-        return type(self)(**{**self.__dict__, "l1": 0.0, "l2": 0.0})
+        return self.penalized(0.0)
+
+    def penalized(self, factor: float) -> Objective:
+        """The same with the penalties times a factor: for part of the rows that they are for."""
+        return type(self)(**{**self.__dict__, "l1": self.l1 * factor, "l2": self.l2 * factor})
 
     def native(self) -> dict[str, Any]:
         return {**self.__dict__, "loss": kernels.loss_code(self.loss)}

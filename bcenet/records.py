@@ -5,6 +5,28 @@ from __future__ import annotations
 from typing import Any
 
 
+def plain(value: Any) -> Any:
+    """A value as JSON can hold it: records as dicts, arrays as lists, what is not finite as text.
+
+    Example:
+        >>> plain({"loss": float("nan"), "steps": (1, 2)})
+        {'loss': 'nan', 'steps': [1, 2]}
+    """
+    if isinstance(value, Record):
+        return plain(value.__dict__)
+    if isinstance(value, dict):
+        return {str(name): plain(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(part) for part in value]
+    if hasattr(value, "tolist"):  # NumPy's arrays and numbers
+        return plain(value.tolist())
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if abs(value) < float("inf") else str(value)
+    return str(value)
+
+
 class Record:
     """A class of named values, listed by its annotations, in order or by name.
 

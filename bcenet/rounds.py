@@ -8,10 +8,17 @@ Two kinds of rounds:
     exact   A part gives the sum of its gradients; the optimizer takes its step here, with the
             gradient over all parts. Numbers are those of `bcenet.fit` with as large a batch, but
             for the order of additions.
-    local   A part takes steps of its own from the same weights, the ordinary engine on
-            mini-batches. Weights, running statistics and the optimizer's moments are then
+    local   A part takes steps of its own from the same weights, the ordinary engine on its share
+            of each mini-batch. Weights, running statistics and the optimizer's moments are then
             averaged, by the weight of the rows, and an outer step with momentum goes towards the
             average: with d = W - average, m = momentum m + d, W -= rate (d + momentum m).
+
+A local step sees b / P of the b rows that a step of one machine sees, so its gradient has P times
+the variance, which the average over P parts takes away again. Steps by the gradient alone (SGD) get
+as far as one machine's. Optimizers that divide by the gradient's size, in which the noise prevails,
+get 1 / sqrt(P) as far, and momentum m goes 1 / (1 - m) times as far in the long run: hence the
+default m = 1 - 1 / sqrt(P). What is left is that parts drift apart within a round, by their noise:
+more so for more parts, and for more steps, hence the default of 400 / P steps.
 
 Sources: Stich, "Local SGD converges fast and communicates little", ICLR 2019; the outer step:
 Douillard et al., "DiLoCo: distributed low-communication training of language models", 2023.
@@ -43,6 +50,7 @@ if TYPE_CHECKING:
 
 MODES = ("local", "exact")
 _LOCAL_BATCH = 200
+_LOCAL_STEPS = 400  # of a round, divided among the parts
 
 
 # ---- what is sent ------------------------------------------------------------------------------
@@ -70,6 +78,7 @@ class Request(Record):
     Attributes:
         build: `build` of who asks. network, optimizer: the state to start from; the optimizer is
             None where a gradient is all that is wanted.
+        batch_size: rows of a local step over all parts, of which there are ``rows``.
         epoch: of the optimizer; round: of ``rounds`` in the epoch. rates: factors of the learning
             rate for an epoch of the part with the most batches, or None.
     """
@@ -81,6 +90,7 @@ class Request(Record):
     drop_rates: list[int] | None
     stage: str
     batch_size: int
+    rows: int
     seed: int
     shuffle: bool
     n_threads: int
@@ -202,7 +212,7 @@ def local_steps(part: Part, request: Request) -> Sums:
     check_build(request.build, build(), f"the worker of part {part.index}")
     network, optimizer, rows = request.network, request.optimizer, part.rows
     assert optimizer is not None
-    size = min(request.batch_size, rows.n)
+    size = _share_of_batch(rows.n, request.rows, request.batch_size)
     batches = math.ceil(rows.n / size)
     first, last = _share(batches, request)
     if first == last:
@@ -216,7 +226,9 @@ def local_steps(part: Part, request: Request) -> Sums:
         size,
         request.n_threads,
         hyper=optimizer.native_hyper(),
-        objective=request.objective.native(),
+        objective=request.objective.penalized(
+            size / min(request.batch_size, request.rows)
+        ).native(),
         drop_rates=request.drop_rates,
         batch_statistics=True,
     )
@@ -256,6 +268,11 @@ def _state(network: Network, optimizer: optimizers.Optimizer) -> list[tuple[str,
     """Parts of the engine, and the arrays that hold them between rounds."""
     moments = zip(("first", "second", "third"), optimizer.state.values(), strict=False)
     return [("parameters", network.parameters), ("statistics", network.statistics), *moments]
+
+
+def _share_of_batch(rows: int, of: int, batch_size: int) -> int:
+    """A part's rows of a batch over all parts: so that all go through their rows in as many."""
+    return -(-rows * min(batch_size, of) // of)
 
 
 def _share(count: int, request: Request) -> tuple[int, int]:
@@ -306,11 +323,17 @@ def fit(
     mode = checks.choice("mode", mode, MODES)
     if batch_size is not None:
         batch_size = checks.integer("batch_size", batch_size, 1)
-    if local_steps is not None:
+    if isinstance(local_steps, str):
+        checks.choice("local_steps", local_steps, ("auto",))
+    elif local_steps is not None:
         local_steps = checks.integer("local_steps", local_steps, 1)
+    if outer_momentum is not None:
+        outer_momentum = checks.number(
+            "outer_momentum", outer_momentum, 0.0, 1.0, open_maximum=True
+        )
     outer = _Outer(
         checks.number("outer_learning_rate", outer_learning_rate, 0.0, open_minimum=True),
-        checks.number("outer_momentum", outer_momentum, 0.0, 1.0, open_maximum=True),
+        outer_momentum,
     )
     checks.integer("n_threads", options["n_threads"], 1)
     local_batch = _LOCAL_BATCH if batch_size is None else batch_size
@@ -357,11 +380,17 @@ def _check_classes(sizes: list[Size]) -> None:
         raise ValueError(f"y must hold both classes; got only {int(positive > 0)}")
 
 
+def _momentum(sizes: list[Size]) -> float:
+    """1 - 1 / sqrt(P) for P equal parts: a part of a share f of the rows gets sqrt(f) as far."""
+    rows = sum(size.rows for size in sizes)
+    return 1.0 - math.fsum((size.rows / rows) ** 1.5 for size in sizes)
+
+
 class _Outer(Record):
-    """The outer step's rate and momentum."""
+    """The outer step's rate and momentum, None for that which suits the parts."""
 
     rate: float
-    momentum: float
+    momentum: float | None
 
 
 class _Run:
@@ -375,10 +404,10 @@ class _Run:
         sizes: list[Size],
         mode: str,
         batch_size: int | None,
-        local_steps: int | None,
+        local_steps: int | str | None,
         outer: _Outer,
     ) -> None:
-        self._network, self._plan, self._cluster, self._outer = network, plan, cluster, outer
+        self._network, self._plan, self._cluster = network, plan, cluster
         self._rows = sum(size.rows for size in sizes)
         self._weight = sum(size.weight for size in sizes)
         self._labels = network.layer_sizes[-1] if plan.objective.label_sum else 1
@@ -388,9 +417,16 @@ class _Run:
             self._rounds = 1 if batch_size is None else math.ceil(self._rows / batch_size)
             self._factors = self._rounds
         else:
-            longest = max(math.ceil(s.rows / min(plan.batch_size, s.rows)) for s in sizes)
-            self._rounds = 1 if local_steps is None else math.ceil(longest / local_steps)
+            shares = [_share_of_batch(s.rows, self._rows, plan.batch_size) for s in sizes]
+            longest = max(math.ceil(s.rows / n) for s, n in zip(sizes, shares, strict=True))
+            if local_steps == "auto":
+                local_steps = max(_LOCAL_STEPS // len(sizes), 1)
+            self._rounds = 1 if local_steps is None else math.ceil(longest / int(local_steps))
             self._factors = longest
+        self._outer_rate, momentum = outer.rate, outer.momentum
+        if momentum is None:
+            momentum = 0.0 if isinstance(plan.optimizer, optimizers.SGD) else _momentum(sizes)
+        self._outer_momentum = momentum
         self._direction = np.zeros(network.parameters.size)  # of the outer step
         self._penalty = lbfgs.Penalty(network.shape, plan.objective, 1.0)
 
@@ -434,6 +470,7 @@ class _Run:
             drop_rates=plan.drop_rates,
             stage=plan.stage,
             batch_size=plan.batch_size,
+            rows=self._rows,
             seed=plan.seed,
             shuffle=plan.shuffle,
             n_threads=plan.n_threads,
@@ -493,12 +530,13 @@ class _Run:
 
     def _outer_step(self, sums: Sums, ends_epoch: bool) -> None:
         """From the weights before the round towards the average of those after it."""
-        network, optimizer, outer = self._network, self._plan.optimizer, self._outer
+        network, optimizer = self._network, self._plan.optimizer
+        rate, momentum = self._outer_rate, self._outer_momentum
         held = _state(network, optimizer)
         averages = [values / sums.weight for values in sums.values]
         difference = network.parameters - averages[0]
-        direction = outer.momentum * self._direction + difference
-        averages[0] += (1 - outer.rate) * difference - outer.rate * outer.momentum * direction
+        direction = momentum * self._direction + difference
+        averages[0] += (1 - rate) * difference - rate * momentum * direction
         for (name, array), average in zip(held, averages, strict=True):
             values = average.astype(array.dtype)
             if not np.isfinite(values).all():

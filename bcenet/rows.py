@@ -59,6 +59,10 @@ class Stream:
     def windows(self, dtype: Any, missing: bool, **options: Any) -> Any:
         raise NotImplementedError
 
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells these rows from others, as JSON."""
+        raise NotImplementedError
+
     def most_entries(self, rows: int) -> int:
         """As of dense `Rows`."""
         return -1

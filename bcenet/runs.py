@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 Sums = tuple[float, float, float]  # of loss, weight and penalty, over batches of an epoch
 BEGINNING: tuple[int, Sums] = (0, (0.0, 0.0, 0.0))
+
+_BETWEEN_CALLS = 0.1  # seconds, about, from telling of progress to the next time
 
 
 class Run:
@@ -50,6 +54,8 @@ class Run:
             entries=entries,
         )
         self.learning_rate = optimizer.learning_rate
+        self.tell: Callable[[int], None] | None = None  # called with rows that steps were taken on
+        self._piece = 64  # batches from one call of it to the next
         # What the engine holds, and where it is published to.
         states = list(zip(("first", "second", "third"), optimizer.state.values(), strict=False))
         self._held = [("statistics", network.statistics), *states]
@@ -110,10 +116,24 @@ class Run:
         self.engine.publish(parts, counters)
         self._kept_at = BEGINNING
 
+    def done_in(self, epoch: int) -> tuple[int, Sums]:
+        """Batches of an epoch of the optimizer that the engine has done, and their sums.
+
+        They are in step with what the engine holds whenever an exception comes from a signal;
+        after a bad step there are -1.
+        """
+        progress = self.engine.progress
+        if progress is None or progress[0] != epoch:
+            return BEGINNING
+        return self._batch_of(progress), progress[2:]
+
+    def _batch_of(self, progress: Any) -> int:
+        """The batch of the epoch that the engine's progress means."""
+        return progress[1]
+
     def publish_last_step(self) -> None:
         """Publish the steps of an epoch that was left, if there are any."""
-        progress = self.engine.progress
-        if progress is not None and progress[0] == self.plan.optimizer.epoch and progress[1] > 0:
+        if self.done_in(self.plan.optimizer.epoch)[0] > 0:
             self._publish(self.plan.optimizer.epoch)
 
     def take_into_average(self, number: int) -> None:
@@ -141,18 +161,30 @@ class Run:
         sequence: int = -1,
     ) -> kernels.Pass:
         plan = self.plan
-        return self.engine.train(
-            rows.sources(),
-            self._batch_size,
-            batches,
-            sums=sums,
-            order=order,
-            rates=None if rates is None else rates[: batches.stop],
-            stage=plan.stage,
-            seed=None if plan.drop_rates is None else plan.seed,
-            epoch=plan.optimizer.epoch,
-            sequence=sequence,
-        )
+        while True:
+            stop = batches.stop
+            if self.tell is not None:
+                stop = min(stop, batches.start + self._piece)
+            begun = time.monotonic()
+            passed = self.engine.train(
+                rows.sources(),
+                self._batch_size,
+                range(batches.start, stop),
+                sums=sums,
+                order=order,
+                rates=None if rates is None else rates[:stop],
+                stage=plan.stage,
+                seed=None if plan.drop_rates is None else plan.seed,
+                epoch=plan.optimizer.epoch,
+                sequence=sequence,
+            )
+            if self.tell is not None and passed.status == "done":
+                if time.monotonic() - begun < _BETWEEN_CALLS:
+                    self._piece *= 2
+                self.tell((stop - batches.start) * self._batch_size)
+            if passed.status != "done" or stop == batches.stop:
+                return passed
+            batches, sums = range(stop, batches.stop), passed.sums
 
     def _begin_epoch(self) -> np.ndarray | None:
         """The factors of the learning rate, one a batch."""
@@ -185,28 +217,54 @@ class Run:
             order = kernels.row_order(plan.seed, plan.optimizer.epoch, self.rows.n)
         options: dict[str, Any] = {"order": order, "rates": self._begin_epoch()}
         first, sums = self._kept_at
-        while True:
-            stop = self.batches if writer is None else writer.next_stop(first)
-            passed = self._train(self.rows, range(first, stop), sums, **options)
-            pending = self.engine.take_pending()
-            if pending is not None or passed.status != "done" or stop == self.batches:
-                break
-            first, sums = stop, passed.sums
-            if writer is not None:
-                writer.write()
-        if passed.status == "bad parameters":
-            # The step is done; the state before it comes from where it was last published.
-            self._restore()
-            first, sums = self._kept_at
-            self._train(self.rows, range(first, passed.batch), sums, **options)
-            pending = pending or self.engine.take_pending()
-        done = passed.status == "done"
-        self._end_epoch(number, done and stop == self.batches)
+        all_batches = range(first, self.batches)
+        passed, done, pending = self._steps(self.rows, 0, all_batches, sums, writer, **options)
+        bad = passed.status != "done"
+        self._end_epoch(number, done == self.batches and not bad)
         if pending is not None:
             raise pending
-        if not done:
-            self._raise_non_finite(passed, passed.batch, self.rows, order)
+        if bad:
+            self._raise_non_finite(passed, done, self.rows, order)
         return self._means(passed.sums)
+
+    def _steps(
+        self,
+        rows: Rows,
+        before: int,
+        batches: range,
+        sums: Sums,
+        writer: Writer | None,
+        **options: Any,
+    ) -> tuple[kernels.Pass, int, BaseException | None]:
+        """Some of an epoch's batches, with a checkpoint wherever one is due.
+
+        Arguments:
+            rows: begin with those of the batch ``before``. batches: of the epoch.
+            sums: of the batches before them.
+
+        Returns: (the last pass, the epoch's batches done, a signal's exception or None).
+        """
+        first, at = batches.start, sums
+        while True:
+            due = self.batches if writer is None else writer.next_stop(first)
+            stop = min(due, batches.stop)
+            passed = self._train(rows, range(first - before, stop - before), at, **options)
+            pending = self.engine.take_pending()
+            if pending is not None or passed.status != "done":
+                break
+            first, at = stop, passed.sums
+            if writer is not None and stop == due < self.batches:
+                writer.write()
+            if stop == batches.stop:
+                break
+        if passed.status == "bad parameters":
+            # The step is done; the state before it comes from where it was last kept.
+            self._restore()
+            replayed = range(batches.start - before, passed.batch)
+            self._train(rows, replayed, sums, **options)
+            pending = pending or self.engine.take_pending()
+        done = stop if passed.status == "done" else before + passed.batch
+        return passed, done, pending
 
     def _raise_non_finite(
         self, passed: kernels.Pass, batch: int, rows: Rows, order: np.ndarray | None
@@ -246,18 +304,28 @@ class StreamRun(Run):
     order: what a window leaves over is put in front of the next one.
     """
 
-    def __init__(self, network: Network, rows: Any, plan: Plan) -> None:
+    def __init__(self, network: Network, rows: Any, plan: Plan, saved: Saved | None = None) -> None:
         self._counts: tuple[int, int] | None = None
-        super().__init__(network, rows, plan)
+        # (the epoch's batches before the window, the engine's progress when it began, the
+        # epoch's batches done then): one tuple, which a signal sees as a whole.
+        self._window: tuple[int, Any, int] = (0, None, 0)
+        super().__init__(network, rows, plan, saved)
         first = plan.optimizer.epoch
+        done = 0 if saved is None else saved.config["epoch"]["done"]
+        over = self._kept_at[0] == self.batches  # all steps of the epoch are done
         self._reader = rows.windows(
             network.dtype,
             plan.objective.masked,
             room=self._batch_size - 1,
             seed=plan.seed,
-            epochs=range(first, first + plan.epochs),
+            epochs=range(first + over, first + plan.epochs - done),
+            skipped=0 if over else self._windows_done(),
             shuffle=plan.shuffle,
         )
+
+    def _windows_done(self) -> int:
+        """Windows of the epoch before that of the first row of the next batch."""
+        return self._kept_at[0] * self._batch_size // self.rows.window_size
 
     def close(self) -> None:
         """End the threads: the engine's and the reader's."""
@@ -266,10 +334,19 @@ class StreamRun(Run):
         finally:
             self._reader.close()
 
-    def _keep(self) -> None:
-        """What `_restore` goes back to: the state before a window."""
+    def _batch_of(self, progress: Any) -> int:
+        """Its batches are counted from the window's beginning, once there were steps in it."""
+        before, progress_then, done_then = self._window
+        if progress is progress_then:
+            return done_then
+        return -1 if progress[1] < 0 else before + progress[1]
+
+    def _begin_window(self, before: int, done: int, sums: Sums) -> None:
+        """Note where the epoch is, and keep what `_restore` goes back to."""
+        self._window = before, self.engine.progress, done
         for part, array in self._kept:
             self.engine.store(part, array)
+        self._kept_at = done - before, sums
         self._counts = self.engine.steps, self.engine.averaged
 
     def _restore(self) -> None:
@@ -280,32 +357,29 @@ class StreamRun(Run):
     def epoch(self, number: int, writer: Writer | None) -> tuple[float, float]:
         """One epoch: its mean loss and penalty. Publishes, also before it raises."""
         size = self._batch_size
-        done, sums = BEGINNING
-        left: list[Any] = []  # rows of the window before
-        last = bad = False
+        done, sums = self._kept_at
+        # A batch that began in a window which is left out is done; its rows are only room.
+        before, room = divmod(self._windows_done() * self.rows.window_size, size)
+        left: Any = None  # rows of the window before
+        bad = False
+        pending: BaseException | None = None
         try:
             rates = self._begin_epoch()
-            while not (last or bad):
+            while done < self.batches and not bad and pending is None:
                 window = self._reader.next()
-                last = window.last
+                if left is None:
+                    left = window.part(slice(window.room - room, window.room))
                 rows, order = self._with_left(window, left)
-                batches = -(-rows.n // size) if last else rows.n // size
-                self._keep()
-                its_rates = None if rates is None else rates[done : done + batches]
-                options = {"order": order, "rates": its_rates, "sequence": done * size}
-                passed = self._train(rows, range(batches), sums, **options)
-                pending = self.engine.take_pending()
-                if passed.status == "bad parameters":
-                    # The step is done; the state before it comes from the window's start.
-                    self._restore()
-                    self._train(rows, range(passed.batch), sums, **options)
-                    pending = pending or self.engine.take_pending()
-                if pending is not None:
-                    raise pending
+                count = -(-rows.n // size) if window.last else rows.n // size
+                self._begin_window(before, done, sums)
+                its_rates = None if rates is None else rates[before : before + count]
+                options = {"order": order, "rates": its_rates, "sequence": before * size}
+                batches = range(done, before + count)
+                passed, done, pending = self._steps(rows, before, batches, sums, writer, **options)
                 bad = passed.status != "done"
-                done += passed.batch if bad else batches
                 sums = passed.sums
-                rest: Any = slice(batches * size, None)
+                before += count
+                rest: Any = slice(count * size, None)
                 if order is not None:
                     rest = order[rest]
                 left = [None if array is None else array[rest].copy() for array in rows.arrays()]
@@ -314,14 +388,16 @@ class StreamRun(Run):
         except BaseException:
             self._end_epoch(number, False)
             raise
-        self._end_epoch(number, not bad)
+        self._end_epoch(number, done == self.batches and not bad)
+        if pending is not None:
+            raise pending
         if bad:
             self._raise_non_finite(passed, done, rows, order)
         return self._means(sums)
 
     def _with_left(self, window: Any, left: list[Any]) -> tuple[Rows, np.ndarray | None]:
         """A window's rows behind those left over, and the order of them all."""
-        count = len(left[0]) if left else 0
+        count = len(left[0])
         arrays = window.part(slice(window.room - count, window.room + window.rows))
         order = window.order
         if count:

@@ -223,7 +223,7 @@ def _fit(
     rows: Any
     if isinstance(X, rows_.Stream):
         rows = _check_dataset(network, X, masked, check_classes, (y, sample_weight, offset))
-        _refuse_for_datasets(plan, checkpoint)
+        _refuse_for_datasets(plan)
         _warn_of_drift(rows, rows.scan(network.dtype, masked))
     else:
         rows = rows_.check(network, X, y, sample_weight, offset, missing=masked)
@@ -249,6 +249,7 @@ def _fit(
     if callbacks_.shows_progress() and not hooks.show_progress:
         hooks.append(callbacks_.ProgressBar())
     course = _Course(network, plan, hooks, validation)
+    course.state.rows = rows.n
     held = [network._fitting]
     if isinstance(plan.optimizer, optimizers.LBFGS):
         from bcenet import lbfgs
@@ -266,166 +267,7 @@ def _fit(
     return course.history
 
 
-class Resumed(Record):
-    """What `resume` gives: all that the interrupted fit was given or would have changed.
-
-    Attributes:
-        network: trained to the end. history: of the whole fit. optimizer, schedule, averaging:
-            objects for a fit that goes on from there; the latter two may be None.
-    """
-
-    network: Network
-    history: History
-    optimizer: optimizers.Optimizer
-    schedule: Any
-    averaging: averaging_.Averaging | None
-
-
-def resume(
-    path: str | os.PathLike[str],
-    X: ArrayLike,
-    y: ArrayLike,
-    *,
-    sample_weight: ArrayLike | None = None,
-    offset: ArrayLike | None = None,
-    validation_data: tuple[Any, ...] | None = None,
-    callbacks: Any = (),
-    checkpoint_every: int | None = None,
-    n_threads: int | None = None,
-) -> Resumed:
-    """Go on with a fit from its checkpoint to its end: the bits are those of one never stopped.
-
-    All options of the fit are in the checkpoint; the data are not, and must be the same again.
-    Checkpoints are written as before, to ``path``. A fit that was at its end is not trained
-    further.
-
-    Arguments:
-        path: what was the fit's ``checkpoint``. In a folder the newest whole one is taken; a
-            warning tells of a newer one that is damaged.
-        X, y, sample_weight, offset, validation_data: as in the fit, in any layout.
-        callbacks: as in the fit: those with a state of their own (`bcenet.callbacks`) go on
-            with it, the others see the epochs that are left.
-        checkpoint_every: None for the fit's.
-        n_threads: as `fit` takes it; the bits don't depend on it.
-
-    Returns: a `Resumed` with ``network``, ``history``, ``optimizer``, ``schedule`` and
-    ``averaging``.
-
-    Raises: ValueError saying what differs, for other data or callbacks; ModelFormatError for a
-    file that is damaged or was written by another version; FileNotFoundError where there is none;
-    and what `fit` raises while it trains.
-
-    Example:
-        >>> import bcenet, numpy as np, os, tempfile
-        >>> X = np.linspace(-1.0, 1.0, 20).reshape(-1, 1)
-        >>> y = X[:, 0] > 0
-        >>> folder = tempfile.TemporaryDirectory()
-        >>> path = os.path.join(folder.name, "run.bcenet")
-        >>> def out_of_time(state):
-        ...     if state.epoch == 3:
-        ...         raise KeyboardInterrupt
-        >>> net = bcenet.Network([1, 1], random_state=0)
-        >>> try:
-        ...     bcenet.fit(net, X, y, checkpoint=path, callbacks=out_of_time, random_state=0)
-        ... except KeyboardInterrupt:
-        ...     resumed = bcenet.resume(path, X, y)
-        >>> len(resumed.history.loss)
-        10
-        >>> net = bcenet.Network([1, 1], random_state=0)
-        >>> history = bcenet.fit(net, X, y, random_state=0)
-        >>> resumed.history.loss == history.loss
-        True
-        >>> folder.cleanup()
-    """
-    return _resume(
-        path,
-        X,
-        y,
-        sample_weight,
-        offset,
-        validation_data,
-        callbacks,
-        checkpoint_every,
-        n_threads,
-    )
-
-
-def resume_same(
-    path: Any,
-    network: Network,
-    X: Any,
-    y: Any,
-    *,
-    sample_weight: Any = None,
-    offset: Any = None,
-    validation_data: Any = None,
-    callbacks: Any = (),
-    checkpoint_every: Any = None,
-    n_threads: Any = None,
-    **options: Any,
-) -> Resumed:
-    """`resume` of a fit that had the given network's shape and ``options``, or a ValueError.
-
-    The options are `_plan`'s; the network isn't changed.
-    """
-    from bcenet import checkpoint as checkpoint_
-
-    plan = _plan(network, n_threads=n_threads, **options)
-    return _resume(
-        path,
-        X,
-        y,
-        sample_weight,
-        offset,
-        validation_data,
-        callbacks,
-        checkpoint_every,
-        n_threads,
-        checkpoint_.configuration(network, plan),
-    )
-
-
-def _resume(
-    path: Any,
-    X: Any,
-    y: Any,
-    sample_weight: Any,
-    offset: Any,
-    validation_data: Any,
-    callbacks: Any,
-    checkpoint_every: Any,
-    n_threads: Any,
-    configuration: dict[str, Any] | None = None,
-) -> Resumed:
-    from bcenet import checkpoint as checkpoint_
-
-    saved = checkpoint_.read(path)
-    if configuration is not None:
-        checkpoint_.check_same(saved, "configuration", configuration)
-    network, fields = checkpoint_.restore(saved)
-    stage = choose_stage(network, fields["objective"])
-    plan = Plan(**fields, n_threads=n_threads, stage=stage)
-    hooks = callbacks_.Callbacks(callbacks)
-    hooks.check_resumed(saved.callbacks)
-    rows = rows_.check(network, X, y, sample_weight, offset, missing=plan.objective.masked)
-    validation = _check_validation(network, validation_data, plan.objective.masked)
-    data = _fingerprints(rows, validation)
-    checkpoint_.check_same(saved, "data", data)
-    if callbacks_.shows_progress() and not hooks.show_progress:
-        hooks.append(callbacks_.ProgressBar())
-    every = saved.config["every"] if checkpoint_every is None else checkpoint_every
-    writer = checkpoint_.Writer(checkpoint_.home(path), every)
-    writer.prepare(saved.config["configuration"], data, resumed=True)
-    course = _Course(network, plan, hooks, validation, saved)
-
-    def train() -> None:
-        course.run(lambda: _train(runs.Run(network, rows, plan, saved), course, writer))
-
-    kernels.exclusively([network._fitting, plan.optimizer._in_use], train)
-    return Resumed(network, course.history, plan.optimizer, plan.schedule, plan.averaging)
-
-
-def _fingerprints(rows: rows_.Rows, validation: rows_.Rows | None) -> dict[str, Any]:
+def _fingerprints(rows: Any, validation: Any) -> dict[str, Any]:
     from bcenet.checkpoint import fingerprint
 
     return {**(fingerprint(rows) or {}), "validation_data": fingerprint(validation)}
@@ -542,6 +384,12 @@ class _Course:
         finally:
             self.callbacks.call("on_fit_end", self.state)
 
+    def tell(self, rows: int) -> None:
+        """Note rows of the epoch that is running, and call the hook."""
+        self.state.rows_done += rows
+        self.state.seconds = self.seconds
+        self.callbacks.call("on_progress", self.state)
+
     def after_epoch(self, loss: float, penalty: float, learning_rate: float | None = None) -> bool:
         """Note an epoch, measure the validation loss, call the hooks; whether to stop."""
         state, history, schedule = self.state, self.history, self._plan.schedule
@@ -553,6 +401,7 @@ class _Course:
             state.validation_loss = measured = self._validation_loss(self._validation)
             history.validation_loss.append(measured)
         state.epoch += 1
+        state.rows_done = 0
         state.seconds = self.seconds
         stop = schedule is not None and schedule.end_epoch(
             measured, self._plan.optimizer.learning_rate
@@ -573,6 +422,8 @@ class _Course:
 def _train(run: runs.Run, course: _Course, writer: Writer | None) -> None:
     """Epoch after epoch, and the end of the threads."""
     try:
+        if course.callbacks.has("on_progress"):
+            run.tell = course.tell
         if writer is not None:
             writer.begin(run, course)
         _epochs(run, course, writer)
@@ -591,7 +442,7 @@ def _epochs(run: runs.Run, course: _Course, writer: Writer | None) -> None:
     except (KeyboardInterrupt, SystemExit):
         if writer is not None:
             writer.rescue()
-            run.publish_last_step()
+        run.publish_last_step()
         raise
 
 
@@ -638,12 +489,11 @@ def _check_dataset(
     return dataset
 
 
-def _refuse_for_datasets(plan: Plan, checkpoint: Any) -> None:
+def _refuse_for_datasets(plan: Plan) -> None:
     """ValueError for what a fit of a dataset has no place for."""
     given = {
         "optimizer 'lbfgs'": isinstance(plan.optimizer, optimizers.LBFGS),
         "lazy": plan.objective.lazy,
-        "checkpoint": checkpoint is not None,
     }
     for name, there in given.items():
         if there:

@@ -20,7 +20,7 @@ import bcenet
 from bcenet import threads
 from bcenet.cli import arguments
 from benchmarks.rivals import machine
-from benchmarks.rivals.libraries import OURS, ROOF
+from benchmarks.rivals.libraries import LIBRARIES, OURS, ROOF
 from benchmarks.rivals.options import Parser
 from benchmarks.rivals.problems import WORKLOADS, Workload
 from benchmarks.rivals.rounds import Worker, roof_rate
@@ -332,7 +332,7 @@ def main() -> None:
     options = parse()
     from matplotlib.figure import Figure
 
-    this_machine = machine.describe([OURS])
+    this_machine = machine.describe([LIBRARIES[OURS]])
     for name in options.only:
         figure = Figure(figsize=(9, 4), dpi=120, layout="constrained")
         points, figures = QUESTIONS[name](figure, options.rounds, options.quick)

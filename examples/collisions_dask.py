@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("path", type=Path, help="as make_collisions.py wrote it, .npy")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--partitions", type=int, default=4)
+    parser.add_argument("--learning-rate", type=float, help="falling as a cosine; Adam's without")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
     options = parser.parse_args()
     X = np.load(options.path)
@@ -42,6 +43,8 @@ def main() -> None:
         print(f"{name:22} AUC {auc:.4f}  {epoch:.3f} s an epoch  {digest}")
 
     fit = {"epochs": options.epochs, "random_state": 0}
+    if options.learning_rate is not None:
+        fit |= {"learning_rate": options.learning_rate, "schedule": "cosine"}
     for threads in (1, 2):
         network, seconds = bcenet.Network(LAYERS, random_state=0), []
         bcenet.fit(
@@ -62,7 +65,7 @@ def main() -> None:
         ):
             rows = da.from_array(X[:n], chunks=(chunk, 28))
             labels = da.from_array(y[:n], chunks=chunk)
-            for steps in (50, 20, None):
+            for steps in ("auto", 200, None):
                 network, seconds = bcenet.Network(LAYERS, random_state=0), []
                 begun = time.monotonic()
                 bcenet.dask.fit(

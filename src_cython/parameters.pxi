@@ -317,6 +317,21 @@ cdef inline Py_ssize_t lazy_items(const Plan* plan) noexcept nogil:
     return (plan.index.count + LAZY_COLUMNS - 1) // LAZY_COLUMNS + 1
 
 
+cdef inline void prefetch_column(const Layer* layer, Py_ssize_t k, floating* unused) noexcept nogil:
+    """Ask for the weights of a column of X and their state; ``unused`` gives the type."""
+    cdef Py_ssize_t panel, start, ld, offset, j
+    cdef int part
+    for panel in range(panels(layer)):
+        start = panel * layer.panel
+        ld = min(layer.panel, padded(layer.columns) - start)
+        offset = start * layer.rows + k * ld
+        for j in range(ld // UNIT):
+            bcn_prefetch(<floating*> layer.matrix.w + offset + j * UNIT)
+            for part in range(STATES):
+                if layer.matrix.state[part] != NULL:
+                    bcn_prefetch(<floating*> layer.matrix.state[part] + offset + j * UNIT)
+
+
 cdef void lazy_row(Job* job, floating* g, Py_ssize_t k) noexcept nogil:
     """Update the weights of a column of [X, 1] that the batch has: one chain over its rows."""
     cdef const Plan* plan = job.plan
@@ -426,6 +441,8 @@ cdef void lazy_item(Job* job, floating* scratch, int64_t index) noexcept nogil:
         lazy_narrow(job, scratch)
     elif index + 1 < lazy_items(plan):
         for i in range(first, min(first + LAZY_COLUMNS, plan.index.count)):
+            if i + COLUMNS_AHEAD < plan.index.count:
+                prefetch_column(&plan.layers[0], plan.index.columns[i + COLUMNS_AHEAD], scratch)
             lazy_row(job, scratch, plan.index.columns[i])
     else:
         lazy_row(job, scratch, plan.layers[0].fan_in)

@@ -58,6 +58,7 @@ cdef enum:
     SPARSE_ENTRIES = 64  # of a row that are converted at a time
     ENTRIES_AHEAD = 16  # entries whose weights or sums are asked for before they are used
     LAZY_COLUMNS = 64  # of X that one item of a lazy step updates
+    COLUMNS_AHEAD = 4  # of them whose weights and state are asked for before they are updated
     STRIPE_ROWS = 32  # of a stored matrix, for what goes through all of it
     FEW_PARAMETERS = 1 << 14  # that the leader goes through faster than a phase opens and closes
 

@@ -1,10 +1,17 @@
-"""What several test files share: errors in units in the last place, layouts, small problems."""
+"""What several test files share: errors in units in the last place, layouts, small problems, and
+fits that are interrupted."""
 
 from __future__ import annotations
 
 import copy
 import functools
 import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import mpmath
 import numpy as np
@@ -13,6 +20,7 @@ import reference as ref
 
 import bcenet
 import bcenet.optimizers
+from bcenet import checkpoint, model_file
 
 # 80 decimal digits; mpmath numbers have no smallest or largest exponent.
 mp = mpmath.mp.clone()
@@ -216,3 +224,111 @@ def fit_twin(net, X, y, optimizer, *, epochs, seed=None, **options):
         statistics=net.statistics,
         **options,
     )
+
+
+# -------------------------------------------------------------------------- checkpoints
+
+
+def outcome(network, history):
+    """All that a fit leaves: equal only for equal bits."""
+    lists = [history.loss, history.penalty, history.validation_loss]
+    return [digest(network.parameters), digest(network.statistics), *map(repr, lists)]
+
+
+def outcome_of_objects(optimizer, averaging):
+    """What an optimizer and an average carry to the next fit."""
+    state = [digest(optimizer.state[name]) for name in optimizer.state]
+    counts = [optimizer.step, optimizer.epoch, optimizer.seed]
+    if averaging is None:
+        return [*state, *counts]
+    return [*state, *counts, digest(averaging.raw), digest(averaging.average), averaging.count]
+
+
+class _Interrupter:
+    """A trace function that raises KeyboardInterrupt before the k-th line of bcenet's."""
+
+    def __init__(self, k):
+        self.left = k
+
+    def __call__(self, frame, event, argument):
+        inside = f"{os.sep}bcenet{os.sep}" in frame.f_code.co_filename
+        return self.line if inside else None
+
+    def line(self, frame, event, argument):
+        if event == "line":
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+        return self.line
+
+
+def interrupted_before_lines(lines, path, fit, resume, wanted):
+    """Interrupt a fit before its k-th line, for each k in ``lines``, and each time go on.
+
+    Gives the places, (epochs, batches), of the checkpoints that were found.
+    """
+    found, previous = set(), sys.gettrace()
+    for k in lines:
+        sys.settrace(_Interrupter(k))
+        try:
+            fit()
+        except KeyboardInterrupt:
+            pass
+        else:
+            return found
+        finally:
+            sys.settrace(previous)
+        folder, name = os.path.split(path)
+        assert os.listdir(folder) in ([], [name])
+        if not os.path.exists(path):  # it had not begun to train
+            continue
+        saved = checkpoint.read(path)
+        found.add((saved.config["epoch"]["done"], saved.config["at"]["batch"]))
+        assert resume() == wanted
+        os.unlink(path)
+    raise AssertionError("the fit never came to its end")
+
+
+class Begun:
+    """The callback of a process that is to be killed: says that its fit has begun."""
+
+    def on_fit_begin(self, state):
+        print("begun", flush=True)
+
+
+def checkpoints_in(folder):
+    return checkpoint._names(folder) if os.path.isdir(folder) else []
+
+
+def kill_and_go_on(code, folder, kills, seed, resume, wanted):
+    """Kill a fit that checkpoints every step at random moments, and each time go on.
+
+    Arguments:
+        code: of a process that fits, or resumes from the folder in its argument, with a `Begun`,
+            and prints the digest of what it has got.
+        resume: goes on from a copy of the folder, and returns the digest.
+    """
+    rng = np.random.default_rng(seed)
+    done = 0
+    tests = os.path.dirname(__file__)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([tests, *sys.path])}
+    command = [sys.executable, "-c", code, str(folder)]
+    while done < kills:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
+            assert child.stdout.readline() == "begun\n"
+            time.sleep(rng.uniform(0, 0.2))
+            child.kill()
+            last = child.stdout.read()
+        if last:  # it was done before: begin again
+            assert (child.wait(), last) in ((0, f"{wanted}\n"), (-signal.SIGKILL, f"{wanted}\n"))
+            shutil.rmtree(folder)
+            continue
+        assert child.wait() == -signal.SIGKILL
+        done += 1
+        for name in checkpoints_in(folder):
+            model_file.read(folder / name)
+        if checkpoints_in(folder):
+            there = folder.parent / "copy"
+            shutil.copytree(folder, there)
+            assert resume(there) == wanted
+            shutil.rmtree(there)

@@ -7,18 +7,19 @@ import math
 import os
 import pathlib
 import pickle
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from helpers import make_network, problem
+from helpers import digest, make_network, problem
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 import bcenet
-from bcenet import callbacks
+from bcenet import callbacks, runs
 from bcenet.callbacks import (
     BestWeights,
     Checkpoint,
@@ -513,3 +514,71 @@ def test_bad_arguments(case):
 def test_a_class_instead_of_an_object(given):
     with pytest.raises(TypeError, match=r"callbacks.*EarlyStopping\(\.\.\.\).*class"):
         callbacks.Callbacks(given)
+
+
+# ------------------------------------------------------------------------------------- progress
+
+
+class Followed:
+    """Notes (epoch, rows done) within epochs."""
+
+    def __init__(self, stop_at=None):
+        self.seen = []
+        self.stop_at = stop_at
+
+    def on_progress(self, state):
+        self.seen.append((state.epoch, state.rows_done))
+        if self.seen[-1] == self.stop_at:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_progress_within_epochs_changes_no_bit(streamed, monkeypatch):
+    monkeypatch.setattr(runs, "_BETWEEN_CALLS", 0.0)
+    X, y = problem(1000, 5)
+    data = (bcenet.data.open_dataset((X, y), window_rows=300),) if streamed else (X, y)
+    options = {"batch_size": 7, "epochs": 2, "random_state": 1, "dropout": 0.2}
+    options["schedule"] = "cosine"
+    nets = [bcenet.Network([5, 4, 1], random_state=0) for _ in range(2)]
+    followed = Followed()
+    bcenet.fit(nets[0], *data, **options)
+    bcenet.fit(nets[1], *data, callbacks=followed, **options)
+    assert digest(nets[0].parameters) == digest(nets[1].parameters)
+    # 143 batches an epoch: 64 at a time in memory, those of a window in a stream.
+    steps = [294, 595, 896, 1001] if streamed else [448, 896, 1001]
+    assert followed.seen == [(epoch, rows) for epoch in (0, 1) for rows in steps]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_an_interrupt_between_two_parts_of_an_epoch_keeps_the_steps(streamed, monkeypatch):
+    monkeypatch.setattr(runs, "_BETWEEN_CALLS", 0.0)
+    X, y = problem(1000, 5)
+    data = (bcenet.data.open_dataset((X, y), window_rows=300),) if streamed else (X, y)
+    adam = bcenet.Adam()
+    net = bcenet.Network([5, 4, 1], random_state=0)
+    before = net.parameters.copy()
+    with pytest.raises(KeyboardInterrupt):
+        bcenet.fit(
+            net, *data, batch_size=7, optimizer=adam, random_state=1,
+            callbacks=Followed((0, 294 if streamed else 448)),
+        )  # fmt: skip
+    assert (adam.step, adam.epoch) == (42 if streamed else 64, 0)
+    assert not np.array_equal(net.parameters, before)
+
+
+def test_the_progress_bar_counts_rows(monkeypatch, capsys):
+    monkeypatch.setattr(runs, "_BETWEEN_CALLS", 0.0)
+    X, y = problem(1000, 5)
+    net = bcenet.Network([5, 1], random_state=0)
+    bcenet.fit(net, X, y, batch_size=7, epochs=3, callbacks=bcenet.ProgressBar())
+    shown = capsys.readouterr().err
+    assert re.search(r"epoch 3/3: 100%.*3\.00k/3\.00k.*rows/s, loss 0\.\d+, \d+ MiB", shown)
+    bcenet.fit(net, X, y, optimizer="lbfgs", epochs=2, callbacks=bcenet.ProgressBar())
+    assert "epoch 2/2: 100%" in capsys.readouterr().err
+
+
+def test_memory_in_use_follows_what_the_process_holds():
+    before = callbacks.memory_in_use()
+    held = np.ones(2**23)  # 64 MiB
+    assert 60 < callbacks.memory_in_use() - before < 80
+    del held

@@ -19,7 +19,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import LAYOUTS, digest, make_network, problem
+from helpers import (
+    LAYOUTS,
+    digest,
+    interrupted_before_lines,
+    kill_and_go_on,
+    make_network,
+    outcome,
+    outcome_of_objects,
+    problem,
+)
 
 import bcenet
 from bcenet import checkpoint, model_file, schedules
@@ -49,39 +58,9 @@ def options(**changed):
     return copy.deepcopy(plain | changed)
 
 
-def outcome(network, history):
-    """All that a fit leaves: equal only for equal bits."""
-    lists = [history.loss, history.penalty, history.validation_loss]
-    return [digest(network.parameters), digest(network.statistics), *map(repr, lists)]
-
-
-def outcome_of_objects(optimizer, averaging):
-    """What an optimizer and an average carry to the next fit."""
-    state = [digest(optimizer.state[name]) for name in optimizer.state]
-    counts = [optimizer.step, optimizer.epoch, optimizer.seed]
-    if averaging is None:
-        return [*state, *counts]
-    return [*state, *counts, digest(averaging.raw), digest(averaging.average), averaging.count]
-
-
 @pytest.fixture
 def path(tmp_path):
     return str(tmp_path / "run.bcenet")
-
-
-@pytest.fixture
-def every_checkpoint(monkeypatch):
-    """Keeps the bytes of every checkpoint that is written."""
-    kept = []
-    real = model_file.write
-
-    def write(path, *content):
-        real(path, *content)
-        with open(path, "rb") as file:
-            kept.append(file.read())
-
-    monkeypatch.setattr(model_file, "write", write)
-    return kept
 
 
 def interrupt_at(epoch):
@@ -311,64 +290,24 @@ def test_the_fingerprint_is_that_of_the_values_in_c_order():
 # ------------------------------------------------------------------------ interrupted fits
 
 
-class _Interrupter:
-    """A trace function that raises KeyboardInterrupt before the k-th line of bcenet's."""
-
-    def __init__(self, k):
-        self.left = k
-
-    def __call__(self, frame, event, argument):
-        inside = f"{os.sep}bcenet{os.sep}" in frame.f_code.co_filename
-        return self.line if inside else None
-
-    def line(self, frame, event, argument):
-        if event == "line":
-            self.left -= 1
-            if self.left == 0:
-                raise KeyboardInterrupt
-        return self.line
-
-
 def interrupt_at_every_line(path, first, step):
     """What came of fits that were interrupted before line ``first`` and every so many more."""
     changed = {"averaging": bcenet.SWA(0.3), "schedule": "adaptive", "n_threads": 1}
-    expected, network = make_network(), make_network()
+    expected = make_network()
     wanted = outcome(
         expected, bcenet.fit(expected, X, Y, callbacks=BestWeights(), **options(**changed))
     )
-    found, previous = set(), sys.gettrace()
-    for k in range(first, 10**6, step):
-        network = make_network()
-        given = options(**changed)
-        sys.settrace(_Interrupter(k))
-        try:
-            bcenet.fit(
-                network,
-                X,
-                Y,
-                callbacks=BestWeights(),
-                checkpoint=path,
-                checkpoint_every=4,
-                **given,
-            )
-        except KeyboardInterrupt:
-            pass
-        else:
-            return found
-        finally:
-            sys.settrace(previous)
-        folder, name = os.path.split(path)
-        assert os.listdir(folder) in ([], [name])
-        if not os.path.exists(path):  # it had not begun to train
-            continue
-        saved = checkpoint.read(path)
-        found.add((saved.config["epoch"]["done"], saved.config["at"]["batch"]))
-        resumed = bcenet.resume(
-            path, X, Y, validation_data=HELD_OUT, callbacks=BestWeights(), n_threads=1
-        )
-        assert outcome(resumed.network, resumed.history) == wanted
-        os.unlink(path)
-    raise AssertionError("the fit never came to its end")
+
+    def fit():
+        given = {"callbacks": BestWeights(), "checkpoint": path, "checkpoint_every": 4}
+        bcenet.fit(make_network(), X, Y, **given, **options(**changed))
+
+    def resume():
+        given = {"validation_data": HELD_OUT, "callbacks": BestWeights(), "n_threads": 1}
+        resumed = bcenet.resume(path, X, Y, **given)
+        return outcome(resumed.network, resumed.history)
+
+    return interrupted_before_lines(range(first, 10**6, step), path, fit, resume, wanted)
 
 
 # Between the epochs; inside, a step that is a multiple of 4; and after an epoch's last step.
@@ -697,24 +636,21 @@ def test_an_interrupt_is_told_even_if_its_checkpoint_can_not_be_written(path, mo
 # ---------------------------------------------------------------------------- kill -9 (C1)
 
 _KILLED = """
-import os, sys
+import sys
 import bcenet
-from test_checkpoint import KILLED_FIT, X, Y, HELD_OUT, digest, make_network, options
+from test_checkpoint import KILLED_FIT, X, Y, HELD_OUT, make_network, options
 from bcenet.callbacks import BestWeights
-
-class Begun:
-    def on_fit_begin(self, state):
-        print("begun", flush=True)
+from helpers import Begun, checkpoints_in, digest
 
 folder = sys.argv[1]
 callbacks = [BestWeights(), Begun()]
-if os.path.isdir(folder) and any(name.startswith("checkpoint") for name in os.listdir(folder)):
+if checkpoints_in(folder):
     network = bcenet.resume(
         folder, X, Y, validation_data=HELD_OUT, callbacks=callbacks
     ).network
 else:
     network = make_network()
-    bcenet.fit(network, X, Y, callbacks=callbacks, checkpoint=os.path.join(folder, ""),
+    bcenet.fit(network, X, Y, callbacks=callbacks, checkpoint=folder + "/",
                checkpoint_every=1, **options(**KILLED_FIT))
 print(digest(network.parameters))
 """
@@ -722,43 +658,15 @@ KILLED_FIT = {"epochs": 40, "dropout": 0.1, "schedule": "cosine"}
 
 
 def kill(folder, kills, seed):
-    """Kill a fit that checkpoints every step at random moments, and each time go on."""
     network = make_network()
     bcenet.fit(network, X, Y, callbacks=BestWeights(), **options(**KILLED_FIT))
-    wanted = digest(network.parameters)
-    rng = np.random.default_rng(seed)
-    done = 0
-    tests = os.path.dirname(__file__)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([tests, *sys.path])}
-    command = [sys.executable, "-c", _KILLED, str(folder)]
-    while done < kills:
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
-            assert child.stdout.readline() == "begun\n"
-            time.sleep(rng.uniform(0, 0.2))
-            child.kill()
-            last = child.stdout.read()
-        if last:  # it was done before: begin again
-            assert (child.wait(), last) in ((0, f"{wanted}\n"), (-signal.SIGKILL, f"{wanted}\n"))
-            shutil.rmtree(folder)
-            continue
-        assert child.wait() == -signal.SIGKILL
-        done += 1
-        names = checkpoint._names(folder)
-        for name in names:
-            model_file.read(folder / name)
-        if names:
-            there = folder.parent / "copy"
-            shutil.copytree(folder, there)
-            resumed = bcenet.resume(
-                there,
-                X,
-                Y,
-                validation_data=HELD_OUT,
-                callbacks=BestWeights(),
-                checkpoint_every=10**6,
-            )
-            assert digest(resumed.network.parameters) == wanted
-            shutil.rmtree(there)
+
+    def resume(there):
+        given = {"validation_data": HELD_OUT, "callbacks": BestWeights()}
+        resumed = bcenet.resume(there, X, Y, checkpoint_every=10**6, **given)
+        return digest(resumed.network.parameters)
+
+    kill_and_go_on(_KILLED, folder, kills, seed, resume, digest(network.parameters))
 
 
 def test_c1_a_killed_fit_goes_on(tmp_path):
@@ -766,8 +674,8 @@ def test_c1_a_killed_fit_goes_on(tmp_path):
 
 
 @pytest.mark.slow
-def test_c1_200_kills(tmp_path):
-    kill(tmp_path / "run", 200, seed=1)
+def test_c1_500_kills(tmp_path):
+    kill(tmp_path / "run", 500, seed=1)
 
 
 # ------------------------------------------------------------------------ what differs (C6)

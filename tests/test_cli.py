@@ -68,33 +68,6 @@ def model(data, capsys):
     return data.removesuffix(".csv") + ".bcenet"
 
 
-@pytest.fixture
-def run(capsys):
-    """Runs the command; gives its standard output after checking status and errors."""
-
-    def run(*arguments, status=0):
-        returned = main([str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        assert returned == status, printed.err
-        run.err = printed.err
-        return printed.out
-
-    return run
-
-
-@pytest.fixture
-def refused(run):
-    """Runs the command, which must end with status 2 and one line; gives that line's message."""
-
-    def refused(*arguments):
-        assert run(*arguments, status=2) == ""
-        assert run.err.startswith("bcenet: error: ")
-        assert run.err.count("\n") == 1
-        return run.err.removeprefix("bcenet: error: ").strip()
-
-    return refused
-
-
 def spawn(*arguments, **options):
     """The command in a process of its own."""
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
@@ -537,7 +510,6 @@ def test_a_label_that_the_model_does_not_know(refused, model, tmp_path):
         ("train DATA --target answer --model no/folder.bcenet", "no: No such file or directory"),
         ("train - --target answer", "--model must be given when the table comes from standard"),
         ("train absent.csv --target answer", "absent.csv: No such file or directory"),
-        ("train . --target answer", ".: Is a directory"),
         ("predict DATA DATA", "DATA: not a bcenet model file, or cut short"),
         ("predict absent.bcenet DATA", "absent.bcenet: No such file or directory"),
         ("predict MODEL absent.csv", "absent.csv: No such file or directory"),
@@ -695,7 +667,7 @@ def test_a_closed_pipe_ends_the_command_quietly(model, tmp_path, environment):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-@pytest.mark.parametrize("command", ["predict", "evaluate", "info"])
+@pytest.mark.parametrize("command", ["predict", "evaluate", "explain", "info"])
 def test_a_full_standard_output_is_an_error(model, data, command, environment):
     files = [model] if command == "info" else [model, data]
     options = {"env": environment}

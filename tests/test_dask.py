@@ -4,6 +4,8 @@ import hashlib
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -113,6 +115,36 @@ def test_a_worker_killed_in_mid_fit(digests):
             begun = time.monotonic()
             assert fit(client, *arrays(), callbacks=kill, **OPTIONS[name])[0] == digests[name]
             assert time.monotonic() - begun < 30
+
+
+@pytest.mark.slow
+def test_20_kills_at_random_moments():
+    """While rows are read, in a round, or between two: the digest, or an error within 30 s."""
+    rng = np.random.default_rng(0)
+    options = {**OPTIONS["local"], "epochs": 4, "local_steps": 1}
+    expected, length, outcomes = None, 0.0, []
+    for number in range(21):  # the first one says what is expected
+        with cluster(2) as made, distributed.Client(made) as client:
+            fit(client, *arrays(), **{**options, "epochs": 1})  # imports
+            victim = list(client.run(os.getpid).values())[rng.integers(2)]
+            timer = threading.Timer(rng.uniform(0, length), os.kill, (victim, signal.SIGKILL))
+            begun = time.monotonic()
+            if number:
+                timer.start()
+            try:
+                outcome = fit(client, *arrays(), **options)[0]
+            except RuntimeError as error:
+                outcome = str(error)
+            passed = time.monotonic() - begun
+            if number:
+                timer.join()
+                outcomes.append(outcome)
+                assert passed < length + 30
+            else:
+                expected, length = outcome, passed
+    errors = [outcome for outcome in outcomes if outcome != expected]
+    assert all("Dask" in error or "worker" in error for error in errors), errors
+    assert len(errors) <= 2, errors
 
 
 def test_partitions_decide_and_chunks_of_columns_do_not(here, digests):
@@ -320,24 +352,96 @@ def test_a_cluster_without_workers(monkeypatch):
 
 def test_a_cluster_that_loses_its_workers(monkeypatch):
     """No nanny starts another: an error, and not a hang."""
-    monkeypatch.setattr(fitting, "PATIENCE", 2.0)
     with cluster(1) as made, distributed.Client(made) as client:
 
         def retire(state):
+            monkeypatch.setattr(fitting, "PATIENCE", 2.0)
             made.scale(0)
 
         with pytest.raises(RuntimeError, match="must have a scheduler and at least one worker"):
             fit(client, *arrays(), callbacks=retire, **OPTIONS["local"])
 
 
+def frozen(client, number):
+    """A callback that stops a worker's process in the second epoch, and does not kill it."""
+    victim = list(client.run(os.getpid).values())[number]
+
+    def stop(state):
+        if state.epoch == 1:
+            os.kill(victim, signal.SIGSTOP)
+
+    return stop
+
+
+def test_a_worker_frozen_in_mid_fit(digests):
+    """It sends no heartbeats: Dask kills it, and the work goes on as if it had died."""
+    with cluster(2) as made, distributed.Client(made) as client:
+        stop = frozen(client, 1)
+        begun = time.monotonic()
+        with pytest.warns(RuntimeWarning, match="no heartbeat comes from worker tcp"):
+            digest = fit(client, *arrays(), callbacks=stop, **OPTIONS["local"])[0]
+        assert digest == digests["local"]
+        assert time.monotonic() - begun < 30
+
+
+def test_a_frozen_worker_that_nothing_starts_again(monkeypatch):
+    """Without a nanny it is left out; if it was the last one, the error names it."""
+    with cluster(0) as made, distributed.Client(made) as client:
+        program = [sys.executable, "-m", "distributed.cli.dask_worker", made.scheduler_address]
+        options = ["--no-nanny", "--nthreads", "1", "--no-dashboard"]
+        worker = subprocess.Popen([*program, *options], stderr=subprocess.DEVNULL)
+        try:
+            client.wait_for_workers(1, timeout=60)
+            (name,) = client.nthreads()
+            stop = frozen(client, 0)
+
+            def stop_soon(state):
+                monkeypatch.setattr(fitting, "SILENCE", 3.0)
+                monkeypatch.setattr(fitting, "PATIENCE", 6.0)
+                stop(state)
+
+            with (
+                pytest.warns(RuntimeWarning, match="computed again elsewhere"),
+                pytest.raises(RuntimeError, match=f"none for 6 s, and no heartbeat .* {name}"),
+            ):
+                fit(client, *arrays(), callbacks=stop_soon, **OPTIONS["local"])
+            with pytest.raises(RuntimeError, match="client must have at least one worker"):
+                fit(client, *arrays())
+        finally:
+            worker.kill()
+            worker.wait()
+
+
+def test_a_worker_frozen_before_the_fit(monkeypatch):
+    monkeypatch.setattr(fitting, "PATIENCE", 5.0)
+    with cluster(1) as made, distributed.Client(made) as client:
+        (victim,) = client.run(os.getpid).values()
+        os.kill(victim, signal.SIGSTOP)
+        with pytest.raises(RuntimeError, match="client must have workers that answer; no heart"):
+            fit(client, *arrays())
+
+
+def test_a_slow_worker_is_not_a_frozen_one(here, digests, monkeypatch):
+    """It computes for longer than a worker may be silent, and its heart beats."""
+    monkeypatch.setattr(fitting, "SILENCE", 1.0)
+    X, y = arrays()
+
+    def wait(block):
+        time.sleep(3.0)
+        return block
+
+    slow = X.rechunk({1: 6}).map_blocks(wait, dtype=X.dtype, meta=np.empty((0, 6), X.dtype))
+    assert fit(here, slow, y, **OPTIONS["local"])[0] == digests["local"]
+
+
 def test_rows_that_cannot_be_read_again(monkeypatch):
     """Scattered rows are gone with their worker."""
-    monkeypatch.setattr(fitting, "PATIENCE", 5.0)
     X, y = make()
     with cluster(1) as made, distributed.Client(made) as client:
         rows = da.from_delayed(dask.delayed(client.scatter(X)), X.shape, X.dtype)
 
         def kill(state):
+            monkeypatch.setattr(fitting, "PATIENCE", 5.0)
             for pid in client.run(os.getpid).values():
                 os.kill(pid, signal.SIGKILL)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import reference as ref
@@ -172,6 +174,25 @@ def test_trace_holds_the_bits_of_prediction_and_gradient(isa, dtype):
         assert relative_to_largest(layer.db, gradient.intercepts[i]) <= LIMIT[dtype]
     hard = bcenet.bce_gradient(trace.layers[-1].z.ravel(), y, reduction="none")
     assert np.array_equal(trace.layers[-1].dz.ravel(), hard)
+
+
+def test_a_trace_as_a_table_and_as_json():
+    net = make_network((7, 6, 5, 2))
+    net.coefs[-1][0, 0] = np.nan
+    X, y = problem(30, outputs=2)
+    trace = net.trace(X, y)
+    lines = str(trace).splitlines()
+    assert lines[1].split() == ["layer", "units", "z", "y", "a", "da", "dz", "dw", "db"]
+    for index, layer in enumerate(trace.layers):
+        number, units, *largest = lines[2 + index].split()
+        assert (int(number), int(units)) == (index, layer.z.shape[1])
+        expected = [np.abs(values).max() for values in layer.__dict__.values()]
+        np.testing.assert_allclose([float(text) for text in largest], expected, rtol=1e-3)
+    assert lines[8].split()[:3] == ["0", "0", "nan"]
+    assert lines[-1] == "  ... and 40 more"
+    content = json.loads(json.dumps(trace.as_dict(), allow_nan=False))
+    assert content["layers"][0]["z"] == trace.layers[0].z.tolist()
+    assert content["layers"][2]["z"][3] == ["nan", trace.layers[2].z[3, 1]]
 
 
 # ------------------------------------------------------------------------- check_gradient

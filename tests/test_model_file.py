@@ -496,7 +496,7 @@ while channel.recv(1):
 
 
 @contextmanager
-def saving_process(path):
+def saving_process(path, code=_SAVE_ON_REQUEST):
     """A process that saves to ``path`` on request, its system calls broken as strace is told.
 
     Gives a function from strace's expression to (the errno that the save raised or 0, whether a
@@ -509,7 +509,7 @@ def saving_process(path):
         ours,
         theirs,
         subprocess.Popen(
-            [sys.executable, "-c", _SAVE_ON_REQUEST, str(path), str(theirs.fileno())],
+            [sys.executable, "-c", code, str(path), str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             env=environment(),
         ) as child,

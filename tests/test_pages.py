@@ -56,3 +56,15 @@ def test_the_callbacks_of_the_training_page(tmp_path, monkeypatch, capsys):
     loss = bcenet.bce_loss(logits, names["y_held_out"])
     assert bcenet.metrics.log_loss(names["y_held_out"], names["calibrated"]) < loss
     assert np.isfinite(names["threshold"])
+
+
+def test_the_output_on_the_explain_page(tmp_path, monkeypatch, capsys):
+    run("docs/explain.md", tmp_path, monkeypatch, capsys)
+    text = (ROOT / "docs/explain.md").read_text(encoding="utf-8")
+    code = BLOCK.findall(text)[0]
+    exec(compile(code, "docs/explain.md", "exec"), {})
+    printed = capsys.readouterr().out
+    shown = re.findall(r"```text\n(.*?)```", text, re.DOTALL)
+    assert len(shown) == 2
+    assert all(part in printed for part in shown)
+    assert (tmp_path / "explain.png").stat().st_size > 10_000

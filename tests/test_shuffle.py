@@ -40,8 +40,9 @@ def table():
 def write(path, rows):
     if path.suffix == ".parquet":
         pyarrow.parquet.write_table(rows, path, row_group_size=700)
-    elif path.suffix == ".csv":
-        pyarrow.csv.write_csv(rows, path)
+    elif path.suffix in (".csv", ".gz"):
+        with pa.output_stream(path) as file:  # packs what is named .gz
+            pyarrow.csv.write_csv(rows, file)
     else:
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, rows.schema) as writer:
             writer.write_table(rows, max_chunksize=700)
@@ -50,7 +51,7 @@ def write(path, rows):
 def read(path):
     if path.suffix == ".parquet":
         return pyarrow.parquet.read_table(path)
-    if path.suffix == ".csv":
+    if path.suffix in (".csv", ".gz"):
         return pyarrow.csv.read_csv(
             path, parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True)
         )
@@ -61,7 +62,14 @@ def read(path):
 @pytest.mark.usefixtures("buckets")
 @pytest.mark.parametrize(
     ("source", "out"),
-    [("csv", "csv"), ("parquet", "parquet"), ("arrow", "arrow"), ("parquet", "arrow")],
+    [
+        ("csv", "csv"),
+        ("csv.gz", "csv"),
+        ("csv", "csv.gz"),
+        ("parquet", "parquet"),
+        ("arrow", "arrow"),
+        ("parquet", "arrow"),
+    ],
 )
 def test_every_row_once_and_whole(source, out, tmp_path):
     rows = table()

@@ -17,12 +17,13 @@ from typing import Any, NoReturn
 
 import bcenet
 from bcenet import checks
-from bcenet.cli import bench, evaluate, info, predict, shuffle, signals, train
+from bcenet.cli import bench, evaluate, explain, info, predict, shuffle, signals, train
 
 _COMMANDS = {
     "train": train,
     "predict": predict,
     "evaluate": evaluate,
+    "explain": explain,
     "info": info,
     "shuffle": shuffle,
     "bench": bench,

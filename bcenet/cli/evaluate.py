@@ -26,18 +26,21 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> None:
     """Evaluate as the options say."""
-    from bcenet.cli import report, tables, targets
+    from bcenet.cli import report, streaming, tables, targets
     from bcenet.model import load_model
 
     model = load_model(options.model)
     if options.threshold is not None:
         model.threshold = options.threshold
-    source = tables.source_name(options.data)
-    table = tables.read(options.data)
-    cells = targets.target_column(table, model.target, source, "the model's target")
-    y = targets.to_targets(cells, model.labels, model.target, source)
-    X = tables.encode(model.encoder, table, source)
-    measures = report.measure(model, X, y, options.threads)
+    if streaming.is_large(options.data) and not model.encoder.hashed_columns:
+        blocks = streaming.labelled_blocks(model, options.data)
+    else:
+        source = tables.source_name(options.data)
+        table = tables.read(options.data)
+        cells = targets.target_column(table, model.target, source, "the model's target")
+        y = targets.to_targets(cells, model.labels, model.target, source)
+        blocks = [(tables.encode(model.encoder, table, source), y)]
+    measures = report.measure(model, blocks, options.threads)
     if options.json:
         report.print_json(
             {

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import gzip
-from typing import Any
+import csv
+import io
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
-from bcenet.cli import arguments
+from bcenet.cli import arguments, signals
+
+if TYPE_CHECKING:
+    from bcenet.model import Model
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -32,11 +38,8 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> None:
     """Predict as the options say."""
-    import csv
-    import io
-
     from bcenet.atomic_file import write_file
-    from bcenet.cli import report, signals, tables
+    from bcenet.cli import report, streaming, tables
     from bcenet.model import load_model
 
     if options.output:
@@ -44,19 +47,38 @@ def run(options: argparse.Namespace) -> None:
     model = load_model(options.model)
     if options.threshold is not None:
         model.threshold = options.threshold
-    table = tables.read(options.data, columns=model.encoder.columns)
-    X = tables.encode(model.encoder, table, tables.source_name(options.data))
-    probability = model.network.predict_proba(X, options.threads)
+    parts: Iterable[Any]
+    if streaming.is_large(options.data):
+        parts = streaming.encoded_blocks(model.encoder, options.data)
+    else:
+        table = tables.read(options.data, columns=model.encoder.columns)
+        parts = [tables.encode(model.encoder, table, tables.source_name(options.data))]
+    texts = _texts(model, parts, options.threads)
+    if options.output is None:
+        for text in texts:
+            report.write(text.decode())
+    else:
+        write_file(options.output, _packed(texts) if options.output.endswith(".gz") else texts)
+
+
+def _texts(model: Model, parts: Iterable[Any], threads: int | None) -> Iterator[bytes]:
+    """The lines of the table, part by part."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["probability", "label"])
-    # str() of a NumPy number is the shortest text that gives the same number again
-    writer.writerows(zip(map(str, probability), model.label_of(probability).tolist(), strict=True))
-    signals.check()
-    if options.output is None:
-        report.write(text.getvalue())
-        return
-    content = text.getvalue().encode()
-    if options.output.endswith(".gz"):
-        content = gzip.compress(content, mtime=0)
-    write_file(options.output, [content])
+    for X in parts:
+        probability = model.network.predict_proba(X, threads)
+        # str() of a NumPy number is the shortest text that gives the same number again
+        labels = model.label_of(probability).tolist()
+        writer.writerows(zip(map(str, probability), labels, strict=True))
+        signals.check()
+        yield text.getvalue().encode()
+        text.seek(0)
+        text.truncate()
+
+
+def _packed(texts: Iterable[bytes]) -> Iterator[bytes]:
+    """The same in gzip's format."""
+    packing = zlib.compressobj(wbits=16 + zlib.MAX_WBITS)
+    yield from map(packing.compress, texts)
+    yield packing.flush()

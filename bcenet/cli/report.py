@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from bcenet.model import Model
 
 _MEASURES = {
@@ -24,18 +22,25 @@ _MEASURES = {
 }
 
 
-def measure(model: Model, X: Any, y: np.ndarray, n_threads: int | None = None) -> dict[str, Any]:
-    """`bcenet.metrics.binary_report` of the model's network on encoded rows.
+def measure(
+    model: Model, blocks: Iterable[tuple[Any, ...]], n_threads: int | None = None
+) -> dict[str, Any]:
+    """`bcenet.metrics.binary_report` of the model's network on blocks (X, y) of rows.
 
     The log-loss is computed from the logits, so it is finite and exact where a probability is
     rounded to 0 or 1.
     """
+    import numpy as np
+
     from bcenet.losses import bce_loss
     from bcenet.metrics import binary_report
 
-    probability = model.network.predict_proba(X, n_threads)
+    parts = []
+    for X, y in blocks:
+        probability = model.network.predict_proba(X, n_threads)
+        parts.append((probability, model.network.decision_function(X, n_threads), y))
+    probability, logits, y = map(np.concatenate, zip(*parts, strict=True))
     measures = binary_report(y, probability, model.threshold)
-    logits = model.network.decision_function(X, n_threads)
     return measures | {"log_loss": float(bce_loss(logits.astype("float64"), y))}
 
 

@@ -19,7 +19,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "source",
         metavar="IN",
-        help=".csv, .parquet, .arrow or .npy file, or a folder of files of one kind",
+        help=".csv, .csv.gz, .parquet, .arrow or .npy file, or a folder of files of one kind",
     )
     parser.add_argument("out", metavar="OUT", help="file of the same kind to write")
     parser.add_argument(

@@ -9,9 +9,8 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bcenet.cli import arguments
@@ -19,7 +18,7 @@ from bcenet.cli import arguments
 if TYPE_CHECKING:
     import numpy as np
 
-    from bcenet.callbacks import State
+    from bcenet.cli.training_data import Data
     from bcenet.history import History
     from bcenet.network import Network
     from bcenet.optimizers import Optimizer
@@ -194,6 +193,11 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         help="features that the hashed columns share (default: 262144)",
     )
 
+    parser.add_argument(
+        "--stream",
+        action="store_true",
+        help="read DATA in parts, as is done with folders and with files of more than 256 MiB",
+    )
     arguments.add_json(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress, only the result")
     return parser
@@ -211,7 +215,7 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError("--hashed-features needs --hashed")
     path = _model_path(options)
     optimizer = _optimizer(options)
-    data = _read(options)
+    data = _data(options)
     _check_threshold(options, data)
     network = bcenet.Network(
         [data.encoder.n_features_out, *options.hidden, 1],
@@ -220,15 +224,14 @@ def run(options: argparse.Namespace) -> None:
         dtype=options.dtype,
         random_state=options.seed,
     )
-    rows, held_out_rows = len(data.y), len(data.y_held_out)
-    validation = (data.X_held_out, data.y_held_out) if held_out_rows else None
+    rows, validation = data.rows, data.held_out
     batch_size = options.batch_size or min(max(rows // 40, 32), 200)
     if not options.quiet:
         _describe(options.target, data, network)
     best = BestWeights()
     choosing = [best, EarlyStopping(patience=options.patience)] if validation else []
     begun = time.monotonic()
-    with _progress(options.quiet) as show:
+    with _progress(options.quiet) as shown:
         network, history = _train(
             options,
             network,
@@ -243,7 +246,7 @@ def run(options: argparse.Namespace) -> None:
             shuffle=True,
             epochs=options.epochs or (200 if validation else 20),
             validation_data=validation,
-            callbacks=[*choosing, show],
+            callbacks=[*choosing, *shown],
             n_threads=options.threads,
             random_state=options.seed,
             checkpoint_every=options.checkpoint_every,
@@ -259,7 +262,7 @@ def run(options: argparse.Namespace) -> None:
         training={
             "data": os.path.basename(options.data),
             "rows": rows,
-            "held_out_rows": held_out_rows,
+            "held_out_rows": data.held_out_rows,
             "optimizer": options.optimizer,
             **optimizer.hyper(),
             "schedule": options.schedule or "constant",
@@ -277,8 +280,7 @@ def run(options: argparse.Namespace) -> None:
         _log(f"wrote {path}")
 
     measured_on = "held-out rows" if validation else "training rows"
-    X, y = validation or (data.X, data.y)
-    measures = report.measure(model, X, y, options.threads)
+    measures = report.measure(model, data.measured(options.seed), options.threads)
     if not options.json:
         report.print_measures(measures, model.labels, measured_on)
         return
@@ -300,18 +302,18 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _train(
-    options: argparse.Namespace, network: Network, data: _Data, **fit_options: Any
+    options: argparse.Namespace, network: Network, data: Data, **fit_options: Any
 ) -> tuple[Network, History]:
     """(network, history) of a training from its start, or from a checkpoint."""
     if options.resume is None:
         import bcenet
 
         folder = options.checkpoint and os.path.join(options.checkpoint, "")
-        history = bcenet.fit(network, data.X, data.y, checkpoint=folder, **fit_options)
+        history = bcenet.fit(network, *data.training, checkpoint=folder, **fit_options)
         return network, history
-    from bcenet.training import resume_same
+    from bcenet.resuming import resume_same
 
-    resumed = resume_same(options.resume, network, data.X, data.y, **fit_options)
+    resumed = resume_same(options.resume, network, *data.training, **fit_options)
     return resumed.network, resumed.history
 
 
@@ -323,32 +325,36 @@ def _check_checkpoint(options: argparse.Namespace) -> None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), options.resume)
 
 
-@dataclass(frozen=True)
-class _Data:
-    """What is learnt from and measured on: features (rows, n_features_out), sparse where columns
-    are hashed, and targets (rows,)."""
+def _data(options: argparse.Namespace) -> Data:
+    """The rows, in memory or as datasets."""
+    from bcenet.cli import streaming
 
-    labels: tuple[Any, Any]
-    encoder: TabularEncoder
-    X: Any
-    y: np.ndarray
-    X_held_out: Any
-    y_held_out: np.ndarray
+    if options.stream and options.data == "-":
+        raise ValueError("--stream needs a file or a folder; standard input can be read only once")
+    large = streaming.is_large(options.data)
+    if options.hashed and os.path.isfile(options.data):
+        large = False
+    if not (options.stream or large):
+        return _read(options)
+    if options.hashed:
+        raise ValueError("--hashed is not for data that are read in parts")
+    return streaming.read(options)
 
 
-def _read(options: argparse.Namespace) -> _Data:
+def _read(options: argparse.Namespace) -> Data:
     """Read the files and fit the encoder, on the training rows alone."""
     from bcenet.cli import tables, targets
+    from bcenet.cli.training_data import Data
 
     source = tables.source_name(options.data)
     table = tables.read(options.data)
     cells = targets.target_column(table, options.target, source)
-    labels = targets.choose_labels(cells, options.positive, options.target)
+    labels = targets.choose_labels(cells, options.positive, options.target, source)
     y = targets.to_targets(cells, labels, options.target, source)
     inputs = _inputs(table, options, source)
     held_out = _held_out(y, options)
-    encoder = _encoder(inputs, options)
-    X = encoder.fit_transform({name: column[~held_out] for name, column in inputs.items()})
+    encoder = _encoder(inputs, ~held_out, options)
+    X = encoder.transform({name: column[~held_out] for name, column in inputs.items()})
     if options.validation_data is None:
         other = {name: column[held_out] for name, column in inputs.items()}
         y_held_out = y[held_out]
@@ -358,7 +364,17 @@ def _read(options: argparse.Namespace) -> _Data:
         cells = targets.target_column(other, options.target, source)
         y_held_out = targets.to_targets(cells, labels, options.target, source)
     X_held_out = tables.encode(encoder, other, source)
-    return _Data(labels, encoder, X, y[~held_out], X_held_out, y_held_out)
+    held_out_rows = len(y_held_out)
+    return Data(
+        labels,
+        encoder,
+        (X, y[~held_out]),
+        (X_held_out, y_held_out) if held_out_rows else None,
+        X.shape[0],
+        held_out_rows,
+        int(y[~held_out].sum(dtype="float64")),
+        int(y_held_out.sum(dtype="float64")),
+    )
 
 
 def _model_path(options: argparse.Namespace) -> str:
@@ -368,6 +384,8 @@ def _model_path(options: argparse.Namespace) -> str:
         if options.data == "-":
             raise ValueError("--model must be given when the table comes from standard input")
         stem, suffix = os.path.splitext(options.data)
+        if os.path.isdir(options.data):
+            stem, suffix = os.path.abspath(options.data), ""
         if suffix == ".gz":
             stem, suffix = os.path.splitext(stem)
         path = stem + ".bcenet"
@@ -396,29 +414,30 @@ def _optimizer(options: argparse.Namespace) -> Optimizer:
     return BY_NAME[options.optimizer](**given)
 
 
-def _check_threshold(options: argparse.Namespace, data: _Data) -> None:
+def _check_threshold(options: argparse.Namespace, data: Data) -> None:
     """An error now rather than after the training if no rows can choose the threshold."""
-    if options.threshold not in _MEASURES:
+    if options.threshold not in _MEASURES or 0 < data.held_out_positive < data.held_out_rows:
         return
-    import numpy as np
-
-    held_out = [data.labels[int(target)] for target in np.unique(data.y_held_out)]
-    if len(held_out) < 2:
-        got = f"only rows of {held_out[0]!r}" if held_out else "none"
-        raise ValueError(
-            f"--threshold {options.threshold} needs held-out rows of both labels; got {got}"
-        )
+    got = "none"
+    if data.held_out_rows:
+        got = f"only rows of {data.labels[data.held_out_positive > 0]!r}"
+    raise ValueError(
+        f"--threshold {options.threshold} needs held-out rows of both labels; got {got}"
+    )
 
 
-def _threshold(options: argparse.Namespace, network: Network, data: _Data) -> float:
+def _threshold(options: argparse.Namespace, network: Network, data: Data) -> float:
     """The number given, or the one that is best for the measure on the held-out rows."""
     if options.threshold not in _MEASURES:
         return 0.5 if options.threshold is None else options.threshold
+    import numpy as np
+
     from bcenet.calibration import choose_threshold
 
     metric = options.threshold.replace("-", "_")
-    probability = network.predict_proba(data.X_held_out, options.threads)
-    threshold = choose_threshold(data.y_held_out, probability, metric=metric)
+    found = [(network.predict_proba(X, options.threads), y) for X, y in data.measured(options.seed)]
+    probability, y = map(np.concatenate, zip(*found, strict=True))
+    threshold = choose_threshold(y, probability, metric=metric)
     if not options.quiet:
         _log(f"threshold {threshold:g} has the best {options.threshold} on the held-out rows")
     return threshold
@@ -439,31 +458,25 @@ def _inputs(
     return inputs
 
 
-def _encoder(inputs: dict[str, np.ndarray], options: argparse.Namespace) -> TabularEncoder:
+def _encoder(
+    inputs: dict[str, np.ndarray], chosen: np.ndarray, options: argparse.Namespace
+) -> TabularEncoder:
     """An encoder whose column types hold for all rows.
 
-    What it learns comes from the training rows alone; but a column with a text in one held-out
-    row is no column of numbers.
+    What it learns comes from the training rows alone, which are chosen; but a column with a text
+    in one held-out row is no column of numbers.
     """
-    from bcenet.data.values import MISSING_VALUES
     from bcenet.tabular import TabularEncoder
-    from bcenet.tabular.cells import is_numeric_column, numbers_of
 
-    missing = frozenset(MISSING_VALUES)
-    categorical = list(options.categorical)
-    for name, column in inputs.items():
-        if name in options.hashed:
-            continue
-        if name in options.numeric:
-            numbers_of(name, column, missing)  # an error, if need be, with the row in the file
-        elif name not in categorical and not is_numeric_column(name, column, missing):
-            categorical.append(name)
-    return TabularEncoder(
+    encoder = TabularEncoder(
         numeric=options.numeric,
-        categorical=categorical,
+        categorical=options.categorical,
         hashed=options.hashed,
         n_hashed_features=options.hashed_features or 2**18,
     )
+    learner = encoder.learner()
+    learner.add(inputs, chosen)
+    return encoder.take(learner)
 
 
 def _held_out(y: np.ndarray, options: argparse.Namespace) -> np.ndarray:
@@ -491,27 +504,22 @@ def _held_out(y: np.ndarray, options: argparse.Namespace) -> np.ndarray:
 
 
 @contextmanager
-def _progress(quiet: bool) -> Iterator[Callable[[State], None]]:
-    """A callback that tells of each epoch on standard error, where no progress bar does."""
-    from bcenet.callbacks import describe_losses, shows_progress
-
-    def line(state: State) -> None:
-        _log(f"epoch {state.epoch}/{state.epochs}: {describe_losses(state)}")
-
-    def nothing(state: State) -> None:
-        pass
+def _progress(quiet: bool) -> Iterator[list[Any]]:
+    """Callbacks that tell of progress on standard error, where no progress bar does."""
+    from bcenet.callbacks import shows_progress
+    from bcenet.cli.progress import Lines
 
     if quiet:  # bcenet.fit shows its bar only where standard error is a terminal
         with redirect_stderr(io.StringIO()):
-            yield nothing
+            yield []
     else:
-        yield nothing if shows_progress() else line
+        yield [] if shows_progress() else [Lines()]
 
 
-def _describe(target: str, data: _Data, network: Network) -> None:
+def _describe(target: str, data: Data, network: Network) -> None:
     """Say what is about to be trained."""
     negative, positive = data.labels
-    rate = 100 * data.y.mean(dtype="float64")
+    rate = 100 * data.positive / data.rows
     encoder = data.encoder
     kinds = {
         "numeric": encoder.numeric_columns,
@@ -521,7 +529,7 @@ def _describe(target: str, data: _Data, network: Network) -> None:
     }
     sizes = "-".join(map(str, network.layer_sizes))
     hidden = ", ".join(dict.fromkeys(network.activations[:-1])) or "no hidden layer"
-    _log(f"{len(data.y):,} training rows, {len(data.y_held_out):,} held out")
+    _log(f"{data.rows:,} training rows, {data.held_out_rows:,} held out")
     _log(f"{target}: {positive} is positive, {rate:.1f} %; {negative} is negative")
     _log("columns: " + ", ".join(f"{len(names)} {kind}" for kind, names in kinds.items() if names))
     _log(f"network: {sizes}, {hidden}, {network.parameters.size:,} parameters")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
-from collections.abc import Callable, Sequence
-from concurrent.futures import CancelledError
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from concurrent import futures as futures_
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -26,8 +28,11 @@ if TYPE_CHECKING:
     from bcenet.objective import Objective
     from bcenet.optimizers import Optimizer
 
-# Seconds that a fit waits for a worker where there is none, or for a scheduler that is gone.
-PATIENCE = 20.0
+# Seconds without any worker's heartbeat, or without a scheduler, after which a fit gives up.
+PATIENCE = 28.0
+# Seconds without a heartbeat after which a worker counts as frozen. Its heart beats every 0.5 s on
+# a small cluster, unless its event loop imports modules, or a task holds the GIL.
+SILENCE = 10.0
 # Sums that a task adds; a power of 2, so that their tree is a part of the whole one.
 _FAN_IN = 8
 
@@ -43,9 +48,9 @@ def fit(
     learning_rate: float | None = None,
     batch_size: int | None = None,
     epochs: int = 10,
-    local_steps: int | None = 50,
+    local_steps: int | str | None = "auto",
     outer_learning_rate: float = 1.0,
-    outer_momentum: float = 0.8,
+    outer_momentum: float | None = None,
     sample_weight: Any = None,
     pos_weight: ArrayLike | None = None,
     label_smoothing: float = 0.0,
@@ -72,9 +77,10 @@ def fit(
     again. The network and the optimizer are brought up to date after every round.
 
     mode="local": in a round every partition takes ``local_steps`` steps of its own from the same
-    weights, on mini-batches of ``batch_size`` rows. Then weights and the optimizer's moments are
+    weights, each on its share of ``batch_size`` rows. Then weights and the optimizer's moments are
     averaged by the rows' weight, and with d = W - average: m = outer_momentum m + d,
-    W -= outer_learning_rate (d + outer_momentum m).
+    W -= outer_learning_rate (d + outer_momentum m). Options that suit
+    `bcenet.fit` suit this too.
 
     mode="exact": a round is one step of the optimizer with the gradient over ``batch_size`` rows,
     taken from all partitions in proportion; over all rows with None. The numbers are those of
@@ -88,9 +94,11 @@ def fit(
             kept or computed alike again.
         y: a Dask array (n,) for one output or (n, k) for k; for a DataFrame a column's name, or
             k of them.
-        mode: "local" or "exact". batch_size: None is 200 in the local mode, all rows in the exact.
-        epochs: passes over all rows. An epoch has as many rounds as it takes; with
-            ``local_steps=None`` one.
+        mode: "local" or "exact". batch_size: of a step over all partitions, in proportion to their
+            rows; None is 200 in the local mode, all rows in the exact.
+        epochs: passes over all rows. An epoch has as many rounds as it takes.
+        local_steps: "auto" is 400 divided by the partitions, None all of an epoch.
+        outer_momentum: None is 0 for SGD, else 1 - 1 / sqrt(P) for P partitions of one size.
         sample_weight: a Dask array (n,) or like y; for a DataFrame a column's name.
         validation_data: as for `bcenet.fit`, in memory, measured here after every epoch.
         shuffle: each partition takes its rows in an order of its own in every epoch; rows never
@@ -106,7 +114,7 @@ def fit(
 
     Raises: ValueError and TypeError naming the argument, and the partition for bad rows;
     RuntimeError where a worker runs another version of bcenet, where Dask has given up on a task,
-    or where no worker or scheduler is there for 20 s; NonFiniteError as `bcenet.fit`: the network
+    or where no worker or scheduler is there for 28 s; NonFiniteError as `bcenet.fit`: the network
     then holds the weights before that round.
 
     Sources: Stich, "Local SGD converges fast and communicates little", ICLR 2019; Douillard et
@@ -194,7 +202,7 @@ class Cluster:
             if isinstance(version, Exception):
                 raise RuntimeError(f"worker {worker} must have bcenet {here['bcenet']}: {version}")
             rounds.check_build({"bcenet": here["bcenet"]}, {"bcenet": version}, f"worker {worker}")
-        for worker, build in self._ask(rounds.build).items():
+        for worker, build in self._ask(_build).items():
             rounds.check_build(here, build, f"worker {worker}")
 
     def _ask(self, function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
@@ -202,7 +210,7 @@ class Cluster:
         begun = time.monotonic()
         while True:
             try:
-                answers = self._client.run(function, *arguments, on_error="return")
+                answers = self._finish(self._client.run, function, *arguments, on_error="return")
             except (OSError, KeyError):  # of Dask, for a worker lost before it was asked
                 if time.monotonic() - begun > PATIENCE:
                     raise
@@ -259,30 +267,128 @@ class Cluster:
 
     def _results(self, futures: list[Any]) -> list[Any]:
         """Wait, as long as someone is at work; what the tasks raise is raised here."""
-        seen = time.monotonic()
-        while True:
-            try:
-                distributed.wait(futures, timeout=1.0)
-                for future in futures:  # of several errors the first part's
-                    if future.status == "error":
-                        future.result()
-                return self._client.gather(futures)
-            except TimeoutError:
-                if any(future.status in ("cancelled", "lost") for future in futures):
-                    raise RuntimeError(_LOST) from None
-                if self._client.status == "running" and self._client.nthreads():
-                    seen = time.monotonic()
-                elif time.monotonic() - seen > PATIENCE:
-                    raise RuntimeError(
-                        "the Dask cluster must have a scheduler and at least one worker; there "
-                        f"was none for {PATIENCE:g} s"
-                    ) from None
-            except CancelledError as error:
-                raise RuntimeError(_LOST) from error
-            except distributed.scheduler.KilledWorker as error:
-                raise RuntimeError(
-                    f"Dask has given up on a task whose workers were lost again and again: {error}"
-                ) from error
+        try:
+            results = self._finish(self._client.gather, futures, replace=True, errors="skip")
+            for future in futures:  # of several errors the first part's
+                if future.status in ("error", "cancelled"):
+                    future.result()
+            return results
+        except futures_.CancelledError as error:
+            raise RuntimeError(_LOST) from error
+        except distributed.scheduler.KilledWorker as error:
+            raise RuntimeError(
+                f"Dask has given up on a task whose workers were lost again and again: {error}"
+            ) from error
+
+    def _finish(
+        self,
+        function: Callable[..., Any],
+        *arguments: Any,
+        replace: bool = False,
+        **options: Any,
+    ) -> Any:
+        """The result of a client's method; whether to replace workers that are frozen meanwhile.
+
+        Raises: RuntimeError where that may not be, or where nobody else is at work.
+        """
+
+        async def call() -> Any:
+            return await function(*arguments, **options)
+
+        loop: Any = self._client.loop
+        called = asyncio.run_coroutine_threadsafe(call(), loop.asyncio_loop)
+        heartbeats = _Heartbeats()
+        try:
+            while not futures_.wait([called], 1.0).done:
+                workers = self._scheduler("identity").get("workers", {})
+                frozen = heartbeats.missing(workers, SILENCE if replace else 0.8 * PATIENCE)
+                if frozen and not replace:
+                    raise RuntimeError(f"client must have workers that answer; {_silent(frozen)}")
+                if frozen:
+                    self._replace(frozen)
+            return called.result()
+        finally:
+            called.cancel()
+
+    def _scheduler(self, what: str, **options: Any) -> dict[str, Any]:
+        """A scheduler's answer, or {} where it is gone."""
+        if self._client.status != "running":
+            return {}
+        ask = getattr(self._client.scheduler, what)
+        try:
+            return self._client.sync(ask, callback_timeout=PATIENCE, **options)
+        except (OSError, TimeoutError):
+            return {}
+
+    def _replace(self, frozen: list[str]) -> None:
+        """Let Dask kill workers that don't answer, if they have tasks to do or hold data.
+
+        A worker with a nanny is started again, another is left out. It is what Dask does itself
+        after its `worker-ttl`, of five minutes.
+        """
+        tasks, data = (self._scheduler(what, workers=frozen) for what in ("processing", "has_what"))
+        busy = [worker for worker in frozen if tasks.get(worker) or data.get(worker)]
+        if busy:
+            warnings.warn(
+                f"{_silent(busy)}; what it had is computed again elsewhere",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            self._scheduler(
+                "restart_workers",
+                workers=busy,
+                timeout=PATIENCE / 2,  # of killing it: a nanny takes 4 s
+                wait_for_workers=False,
+                on_error="return",
+                stimulus_id=f"bcenet-{self._token}-frozen",
+            )
+
+
+class _Heartbeats:
+    """How long workers have been silent, while this process looked."""
+
+    def __init__(self) -> None:
+        self._heard: dict[str, tuple[float, float]] = {}
+        self._looked = self._alive = time.monotonic()
+        self._missing: set[str] = set()
+
+    def missing(self, workers: dict[str, Any], patience: float) -> list[str]:
+        """Workers without a heartbeat for so many seconds, from what the scheduler says of all.
+
+        Raises: RuntimeError where none had one for too long.
+        """
+        now = time.monotonic()
+        # A machine that was suspended, or a scheduler that was, has heard of nobody meanwhile.
+        passed = min(now - self._looked, 2.0)
+        self._looked = now
+        heard = {}
+        for worker, state in workers.items():
+            beat, silent = self._heard.get(worker, (None, 0.0))
+            last = state["last_seen"]
+            heard[worker] = (last, silent + passed if beat == last else 0.0)
+        self._heard = heard
+        # Beyond 200 workers the heart beats every n / 200 + 1 s.
+        patience = max(patience, len(workers) / 40)
+        missing = [worker for worker, (_, silent) in heard.items() if silent > patience]
+        self._missing.update(missing)
+        if heard:
+            self._alive = max(self._alive, now - min(silent for _, silent in heard.values()))
+        if now - self._alive > PATIENCE:
+            raise RuntimeError(
+                "the Dask cluster must have a scheduler and at least one worker; there was none "
+                f"for {PATIENCE:g} s"
+                + (f", and {_silent(sorted(self._missing))}" if self._missing else "")
+            )
+        return missing
+
+
+def _silent(workers: Iterable[str]) -> str:
+    return f"no heartbeat comes from worker {', '.join(workers)}"
+
+
+def _build() -> dict[str, str]:
+    """`rounds.build`, here, so that workers import now what their tasks need."""
+    return rounds.build()
 
 
 _LOST = (

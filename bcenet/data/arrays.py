@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import decimal
 import numbers
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from bcenet import checks
+from bcenet.data.values import Coded
 
 _NUMBER_TYPES = (numbers.Real, np.bool_, decimal.Decimal)
 
@@ -36,14 +37,43 @@ def as_table(obj: Any) -> dict[str, np.ndarray]:
     >>> list(as_table(np.zeros((2, 3))))
     ['x0', 'x1', 'x2']
     """
+    return _table(obj, _column)
+
+
+def as_columns(obj: Any) -> dict[str, Any]:
+    """As `as_table`, but pyarrow's columns of text become `Coded`, and `Coded` ones stay.
+
+    >>> import pyarrow
+    >>> as_columns(pyarrow.table({"sex": ["F", "M", "F"]}))["sex"].codes
+    array([0, 1, 0], dtype=int32)
+    """
+    return _table(obj, _coded_column)
+
+
+def _coded_column(name: str, column: Any) -> Any:
+    if isinstance(column, Coded):
+        return column
+    is_arrow = hasattr(column, "dictionary_encode")
+    return coded_arrow_column(column) if is_arrow else _column(name, column)
+
+
+def coded_arrow_column(column: Any) -> Any:
+    """As `arrow_column`, but texts become `Coded`."""
+    if is_arrow_text(column.type):
+        texts, codes = arrow_texts(column)
+        return Coded([*texts, None], codes)
+    return arrow_column(column)
+
+
+def _table(obj: Any, read: Callable[[str, Any], Any]) -> dict[str, Any]:
     names, columns = _parts(obj)
-    table: dict[str, np.ndarray] = {}
+    table: dict[str, Any] = {}
     for name, column in zip(names, columns, strict=True):
         if not isinstance(name, str):
             raise TypeError(f"a column's name must be text; got {checks.describe(name)}")
         if name in table:
             raise ValueError(f"columns must have different names; got {name!r} twice")
-        table[name] = _column(name, column)
+        table[name] = read(name, column)
     lengths = {name: len(column) for name, column in table.items()}
     if len(set(lengths.values())) > 1:
         first = next(iter(lengths))
@@ -79,7 +109,9 @@ def _parts(obj: Any) -> tuple[list[Any], list[Any]]:
 
 def _column(name: str, column: Any) -> np.ndarray:
     """One column as a 1-D array: a numeric type, or objects that are str, numbers or None."""
-    if hasattr(column, "isna") and hasattr(column, "to_numpy"):  # pandas.Series
+    if isinstance(column, Coded):
+        column = np.asarray(column)
+    elif hasattr(column, "isna") and hasattr(column, "to_numpy"):  # pandas.Series
         column = _pandas_column(column)
     elif hasattr(column, "dictionary_encode"):  # pyarrow.Array or ChunkedArray
         column = arrow_column(column)
@@ -157,10 +189,19 @@ def arrow_column(column: Any) -> np.ndarray:
     kind = column.type
     if types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind):
         return column.to_numpy(**({} if _is_chunked(column) else {"zero_copy_only": False}))
-    if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
+    if is_arrow_text(kind):
         texts, codes = arrow_texts(column)
         return np.array([*texts, None], dtype=object)[codes]
     return np.fromiter(column.to_pylist(), dtype=object, count=len(column))
+
+
+def is_arrow_text(kind: Any) -> bool:
+    """Whether a pyarrow type is one of texts, or a dictionary of them."""
+    from pyarrow import types
+
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
 
 
 def _is_chunked(column: Any) -> bool:
@@ -175,7 +216,7 @@ def arrow_texts(column: Any) -> tuple[list[str], np.ndarray]:
     """
     encoded = column.dictionary_encode()
     if _is_chunked(encoded):
-        encoded = encoded.combine_chunks()
+        encoded = encoded.unify_dictionaries().combine_chunks()
     texts = encoded.dictionary.to_pylist()
     codes = encoded.indices
     if codes.null_count:

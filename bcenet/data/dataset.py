@@ -3,6 +3,7 @@ seed and the epoch."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import queue
 import threading
@@ -21,6 +22,7 @@ from bcenet.data.sources import (
     Source,
     TableSource,
     is_path,
+    suffix_of,
 )
 from bcenet.errors import DataChangedError, DataFormatError
 from bcenet.records import Record
@@ -28,6 +30,8 @@ from bcenet.records import Record
 WINDOW_ROWS = 32 * BLOCK_ROWS
 # Windows of wide rows hold fewer of them: this many bytes of X at most.
 _WINDOW_BYTES = 1 << 27
+# Units of which a fingerprint takes the first rows.
+_SAMPLED_UNITS = 32
 
 
 def open_dataset(
@@ -36,11 +40,13 @@ def open_dataset(
     target: Any = None,
     columns: Any = None,
     weight: Any = None,
+    encoder: Any = None,
+    classes: Any = None,
     window_rows: int | None = None,
 ) -> Dataset:
     """A dataset that `bcenet.fit` trains on without holding it in memory.
 
-    Numbers only: texts and missing values are for `bcenet.tabular`. Files are read by reads, not
+    Numbers only, unless an encoder takes texts and missing values. Files are read by reads, not
     by memory maps, and must stay as they are while the dataset is used.
 
     Arguments:
@@ -48,15 +54,23 @@ def open_dataset(
             - a .npy file or an array (n, columns), of which ``target`` is a column's place (from
               0, or from -1 for the last) or the targets themselves: a .npy file or an array;
             - a tuple (X, y) or (X, y, weight) of .npy files or arrays, without a ``target``;
-            - a Parquet, Arrow IPC (.arrow, .feather, .ipc) or CSV file, a folder of them (with
-              the folders in it, sorted by name), or a list of files;
+            - a Parquet, Arrow IPC (.arrow, .feather, .ipc) or CSV file (.csv, .csv.gz), a folder
+              of them (with the folders in it, sorted by name), or a list of files; folders named
+              ``key=value`` in one of Parquet or Arrow files make columns;
+            - a pyarrow dataset of local Parquet or Arrow IPC files;
             - a pandas or polars frame, a pyarrow Table, a mapping of names to columns;
+            - beside an encoder, what `read_blocks` gave: the files are then not checked again;
             - a re-iterable of batches (X, y) or (X, y, sample_weight), without a ``target``: a
               list, or an object whose ``__iter__`` starts anew with the same rows every time.
         target: of a table, the name of the column of 0 and 1 (or probabilities), or a list of
             names for several outputs.
         columns: of a table, the names of X's columns in order; all but target and weight if None.
         weight: sample weights: the name of a table's column, or a .npy file or an array (n,).
+        encoder: a fitted `bcenet.tabular.TabularEncoder`, which makes X of a table's columns as
+            they are read. The target is then one column with two labels, of text or numbers.
+        classes: (negative, positive): the labels beside an encoder. None finds them in a pass
+            over the target; positive is 1, True, "yes", "true" or "positive", else the second in
+            sorted order.
         window_rows: rows that are shuffled among each other and held in memory, twice; None
             takes 131072, or fewer where those would take more than 128 MiB of X. Never chosen
             from the memory that the machine has, so that the weights are the same everywhere.
@@ -77,7 +91,17 @@ def open_dataset(
         >>> len(history.loss)
         3
     """
-    opened = _source(source, target, columns, weight)
+    if encoder is None:
+        if classes is not None:
+            raise ValueError("classes must be None without an encoder")
+        opened = _source(source, target, columns, weight)
+    else:
+        if columns is not None:
+            raise ValueError("columns must be None beside an encoder, which has its own")
+        from bcenet.data.encoded import EncodedSource
+        from bcenet.data.tables import open_tables
+
+        opened = EncodedSource(open_tables(source), target, encoder, classes, weight)
     if window_rows is None:
         row = max(1, len(opened.columns) * opened.x_dtype.itemsize)
         fitting = _WINDOW_BYTES // row // BLOCK_ROWS * BLOCK_ROWS
@@ -93,14 +117,20 @@ def _source(source: Any, target: Any, columns: Any, weight: Any) -> Source:
                 f"got {len(source)} parts"
             )
         return _arrays(source[0], columns, *source[1:])
+    folder = None
     if is_path(source):
-        paths = paths_of(os.fspath(source))
+        folder = os.fspath(source)
+        paths = paths_of(folder)
     elif isinstance(source, list) and source and all(map(is_path, source)):
         paths = [os.fspath(path) for path in source]
     elif isinstance(source, np.ndarray) and source.dtype.names is None:
         return _with_target(source, target, columns, weight)
     elif isinstance(source, (Mapping, np.ndarray)) or hasattr(source, "columns"):
         return TableSource(source, target, columns, weight)
+    elif hasattr(source, "get_fragments"):
+        from bcenet.data.arrow_sources import FilesSource, open_fragments
+
+        return FilesSource(open_fragments(source), target, columns, weight, source.schema)
     elif hasattr(source, "__iter__") and not isinstance(source, (str, bytes)):
         if target is not None or weight is not None or columns is not None:
             raise ValueError(
@@ -112,13 +142,13 @@ def _source(source: Any, target: Any, columns: Any, weight: Any) -> Source:
             "source must be a path, an array, a tuple (X, y), a frame, a mapping of columns or "
             f"a re-iterable of batches; got {checks.describe(source)}"
         )
-    if os.path.splitext(paths[0])[1].lower() == ".npy":
+    if suffix_of(paths[0]) == ".npy":
         if len(paths) > 1:
             raise ValueError("source must be one .npy file; several hold no dataset together")
         return _with_target(paths[0], target, columns, weight)
-    from bcenet.data.arrow_sources import FilesSource
+    from bcenet.data.arrow_sources import FilesSource, open_files
 
-    return FilesSource(paths, target, columns, weight)
+    return FilesSource(open_files(paths, folder), target, columns, weight)
 
 
 def _with_target(X: Any, target: Any, columns: Any, weight: Any) -> Source:
@@ -139,9 +169,9 @@ def _arrays(X: Any, columns: Any, y: Any, weight: Any = None) -> Source:
 
 def paths_of(path: str) -> list[str]:
     """A file's path, or those of all data files in a folder, sorted."""
-    known = (".npy", ".parquet", ".pq", ".arrow", ".feather", ".ipc", ".csv")
+    known = (".npy", ".parquet", ".pq", ".arrow", ".feather", ".ipc", ".csv", ".csv.gz")
     if not os.path.isdir(path):
-        if os.path.splitext(path)[1].lower() not in known:
+        if suffix_of(path) not in known:
             os.stat(path)  # a missing file is told first
             raise ValueError(f"source must end in {', '.join(known)}; got {path!r}")
         return [path]
@@ -151,7 +181,7 @@ def paths_of(path: str) -> list[str]:
         found += [
             os.path.join(folder, name)
             for name in files
-            if not name.startswith((".", "_")) and os.path.splitext(name)[1].lower() in known
+            if not name.startswith((".", "_")) and suffix_of(name) in known
         ]
     if not found:
         raise DataFormatError(f"{path}: the folder holds no file ending in {', '.join(known)}")
@@ -180,6 +210,7 @@ class Dataset(rows_.Stream):
     """Rows in files, arrays or batches: made by `open_dataset`, taken by `bcenet.fit` as X.
 
     Attributes: columns: the names of X's columns. window_rows: see `open_dataset`.
+    classes: (negative, positive), the labels of a target beside an encoder; None without one.
     """
 
     def __init__(
@@ -187,9 +218,11 @@ class Dataset(rows_.Stream):
     ) -> None:
         self._source = source
         self.columns = source.columns
+        self.classes = source.classes
         self.window_rows = window_rows
         self._parts = parts  # (seed, bound, below): the rows whose hash is below it, or is not
         self._summaries: dict[Any, Summary] = {}
+        self._digests: dict[str, str] = {}  # of y and weight, by the last pass over them
         self._lengths = source.units  # of the units; found by a pass where it is None
 
     def __repr__(self) -> str:
@@ -204,6 +237,11 @@ class Dataset(rows_.Stream):
         if self._lengths is None or self._parts:
             return None
         return sum(self._lengths)
+
+    @property
+    def window_size(self) -> int:
+        """Rows of every window of an epoch but the last; known after a `scan`."""
+        return min(self.window_rows, self.n or 0)
 
     @property
     def labels(self) -> tuple[int, ...]:
@@ -227,11 +265,9 @@ class Dataset(rows_.Stream):
             >>> train.scan().n, held_out.scan().n
             (898, 102)
         """
-        share = checks.number("fraction", fraction, 0.0, 1.0, open_minimum=True, open_maximum=True)
-        seed = checks.integer("seed", seed, 0, 2**64 - 1)
-        bound = int(share * 2.0**64)
+        drawn = _drawn(fraction, seed)
         rest, part = (
-            Dataset(self._source, self.window_rows, (*self._parts, (seed, bound, below)))
+            Dataset(self._source, self.window_rows, (*self._parts, (*drawn, below)))
             for below in (False, True)
         )
         rest._lengths = part._lengths = self._lengths
@@ -244,8 +280,7 @@ class Dataset(rows_.Stream):
         positions = np.arange(start, start + count, dtype=np.uint64)
         chosen = np.ones(count, bool)
         for seed, bound, below in self._parts:
-            hashes = random_bits(positions, seed)
-            chosen &= (hashes < np.uint64(bound)) == below
+            chosen &= (random_bits(positions, seed) < np.uint64(bound)) == below
         return chosen
 
     def _units(self) -> range:
@@ -329,6 +364,7 @@ class Dataset(rows_.Stream):
         reader = self._source.open()
         sums, counts, rows = [], [], []
         weight = 0.0
+        digests = {"y": hashlib.sha256(), "weight": hashlib.sha256()}
         try:
             walk = _Walk(self, reader, self._units(), with_x=False)
             window = Window(self, BLOCK_ROWS, 0, with_x=False)
@@ -336,6 +372,9 @@ class Dataset(rows_.Stream):
                 count = walk.fill(window, check)
                 if count:
                     y = window.y[:count]
+                    _update(digests["y"], y)
+                    if window.weight is not None:
+                        _update(digests["weight"], window.weight[:count])
                     known = ~np.isnan(y) if y.dtype.kind == "f" else np.ones(y.shape, bool)
                     sums.append(float(y.sum(dtype=np.float64, where=known)))
                     counts.append(int(np.count_nonzero(known)))
@@ -353,7 +392,64 @@ class Dataset(rows_.Stream):
             raise ValueError(f"{self._source.name} must have at least one row; got 0")
         if self._lengths is None:
             self._lengths = [walk.position]
+        self._digests = {name: total.hexdigest() for name, total in digests.items()}
         return self._summary(np.array(sums), np.array(counts), sum(rows), weight)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What `bcenet.resume` tells this dataset from others by; the same wherever its files lie.
+
+        Rows of X that were changed where none is sampled, and nothing else, go unnoticed.
+
+        Returns: a dict of JSON's types: "rows" their number; "columns", "units": SHA-256 of the
+        columns' names and of the units' lengths; "dtypes" of X, y and weight; "window_rows";
+        "split": (seed, bound, below) of each; "y", "weight": SHA-256 of all of them (in a
+        `scan`); "X": that of the first 4096 rows of 32 units that lie evenly from the first to
+        the last, or of all units where they are fewer.
+
+        Raises: as `scan` does.
+
+        Example:
+            >>> import bcenet, numpy as np
+            >>> X, y = np.zeros((5, 2)), np.array([0, 1, 1, 0, 1])
+            >>> before = bcenet.data.open_dataset((X, y)).fingerprint()
+            >>> X[4, 1] = 1.0
+            >>> after = bcenet.data.open_dataset((X, y)).fingerprint()
+            >>> [name for name in before if before[name] != after[name]]
+            ['X']
+        """
+        if not self._digests:
+            self.scan()
+        source, lengths = self._source, self._lengths or []
+        names = hashlib.sha256()
+        for name in self.columns:
+            names.update(name.encode() + b"\0")
+        units = hashlib.sha256(np.array(lengths, "<i8").data)
+        dtypes = (source.x_dtype, source.y_dtype, source.weight_dtype)
+        return {
+            "rows": self.n,
+            "columns": names.hexdigest(),
+            "dtypes": [None if dtype is None else dtype.name for dtype in dtypes],
+            "units": units.hexdigest(),
+            "window_rows": self.window_rows,
+            "split": [list(part) for part in self._parts],
+            **self._digests,
+            "X": self._sampled(lengths),
+        }
+
+    def _sampled(self, lengths: list[int]) -> str:
+        """SHA-256 of rows of X from several places."""
+        total = hashlib.sha256()
+        reader = self._source.open()
+        try:
+            places = np.linspace(0, len(lengths) - 1, min(len(lengths), _SAMPLED_UNITS))
+            for unit in places.astype(int).tolist():
+                rows = Window(self, min(lengths[unit], BLOCK_ROWS), 0)
+                reader.begin(unit)
+                reader.fill(rows.X, rows.y, rows.weight)
+                _update(total, rows.X)
+        finally:
+            reader.close()
+        return total.hexdigest()
 
     def _summary(self, sums: np.ndarray, counts: np.ndarray, n: int, weight: float) -> Summary:
         labels, positive = int(counts.sum()), float(sums.sum())
@@ -373,6 +469,23 @@ class Dataset(rows_.Stream):
                 together = max(1.0, self.window_rows * len(self._lengths) / sum(self._lengths))
             drift = 0.0 if n <= self.window_rows else spread / together**0.5
         return Summary(n, labels, positive, weight, drift, lowest, highest)
+
+
+def _drawn(fraction: float, seed: int) -> tuple[int, int]:
+    """(seed, bound): rows with random bits below the bound are in the part."""
+    share = checks.number("fraction", fraction, 0.0, 1.0, open_minimum=True, open_maximum=True)
+    return checks.integer("seed", seed, 0, 2**64 - 1), int(share * 2.0**64)
+
+
+def in_part(start: int, count: int, fraction: float, seed: int) -> np.ndarray:
+    """Which rows from a position on are in the part of `Dataset.split`: bool (count,)."""
+    seed, bound = _drawn(fraction, seed)
+    positions = np.arange(start, start + count, dtype=np.uint64)
+    return random_bits(positions, seed) < np.uint64(bound)
+
+
+def _update(total: Any, array: np.ndarray) -> None:
+    total.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)
 
 
 def random_bits(positions: np.ndarray, seed: int) -> np.ndarray:
@@ -486,6 +599,25 @@ class _Walk:
             filled += self._take(window, window.room + filled, window.capacity - filled, check)
         return filled
 
+    def skip(self, rows: int, stop: threading.Event) -> None:
+        """Pass over the next rows: whole units unread, and of the last one what must be read."""
+        while rows and (self._left or self._next_unit()):
+            held = self._held()
+            if held > rows:
+                break
+            self._left, rows = 0, rows - held
+        while rows and not self.ended:
+            rows -= self.fill(Window(self._dataset, min(rows, BLOCK_ROWS), 0), None, stop)
+
+    def _held(self) -> int:
+        """Rows of the unit, of those still to come, that belong to the dataset."""
+        held = 0
+        for start in range(0, self._left, WINDOW_ROWS):
+            count = min(WINDOW_ROWS, self._left - start)
+            chosen = self._dataset._chosen(self.position + start, count)
+            held += count if chosen is None else int(np.count_nonzero(chosen))
+        return held
+
     def _next_unit(self) -> bool:
         unit = next(self._units, None)
         if unit is None:
@@ -523,7 +655,8 @@ class _Walk:
                 if out is not None:
                     np.take(array, places, axis=0, out=out, mode="clip")
         if check is not None and found:
-            check(self._where, self._row, *target)
+            X, *others = target
+            check(self._where, self._row, None if self._dataset._source.finite else X, *others)
         self._row += found
         self.position += found
         self._left -= found
@@ -534,7 +667,8 @@ class WindowReader:
     """Windows of epoch after epoch, read by a thread of its own while the last one is used.
 
     Arguments:
-        room: rows in front of each window. epochs: their numbers, from 0.
+        room: rows in front of each window. epochs: their numbers, from 0. skipped: windows of
+            the first of them that are left out.
 
     ``close`` ends the thread; call it in a ``finally``.
     """
@@ -549,16 +683,17 @@ class WindowReader:
         seed: int,
         epochs: range,
         shuffle: bool,
+        skipped: int = 0,
     ) -> None:
         self._dataset = dataset
         self._check = _Check(dtype, missing)
         self._rows = dataset.scan(dtype, missing).n
         self._seed, self._epochs, self._shuffle = seed, epochs, shuffle
+        self._skipped = skipped
         self._ready: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._free: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        rows = min(dataset.window_rows, self._rows)
         for _ in range(2):
-            self._free.put(Window(dataset, rows, room))
+            self._free.put(Window(dataset, dataset.window_size, room))
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="bcenet reader", daemon=True)
 
@@ -591,7 +726,8 @@ class WindowReader:
             reader = self._dataset._source.open()
             try:
                 for epoch in self._epochs:
-                    self._read_epoch(reader, epoch)
+                    skipped = self._skipped if epoch == self._epochs.start else 0
+                    self._read_epoch(reader, epoch, skipped)
             finally:
                 reader.close()
         except _Stopped:
@@ -599,12 +735,14 @@ class WindowReader:
         except BaseException as error:
             self._ready.put(error)
 
-    def _read_epoch(self, reader: Reader, epoch: int) -> None:
+    def _read_epoch(self, reader: Reader, epoch: int, number: int) -> None:
+        """The windows of an epoch from one on."""
         dataset = self._dataset
         units = _unit_order(len(dataset._lengths or []), self._seed, epoch, self._shuffle)
         walk = _Walk(dataset, reader, units)
-        left = self._rows
-        number = 0
+        skipped = number * dataset.window_size
+        walk.skip(skipped, self._stop)
+        left = self._rows - skipped
         while left:
             window = self._free.get()
             if window is None:

@@ -13,7 +13,7 @@ import os
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,10 @@ from typing import Any
 import numpy as np
 
 from bcenet.data.arrays import arrow_column, arrow_texts
-from bcenet.data.values import MISSING_VALUES, parse_numbers
+from bcenet.data.values import MISSING_VALUES, Coded, parse_numbers
 from bcenet.errors import DataFormatError
 
 _COMMA, _QUOTE, _LF, _CR = (ord(c) for c in ',"\n\r')
-_SPECIAL = np.zeros(256, dtype=bool)
-_SPECIAL[[_COMMA, _QUOTE, _LF, _CR]] = True
 
 
 def read_table(
@@ -153,18 +151,25 @@ class _Layout:
         self.source = source
         self.data = data
         octets = np.frombuffer(data, dtype=np.uint8)
-        at = np.flatnonzero(_SPECIAL[octets])
+        special = octets == _COMMA  # NumPy vectorises comparisons, not look-ups
+        for byte in (_QUOTE, _LF, _CR):
+            special |= octets == byte
+        at = np.flatnonzero(special)
         kind = octets[at]
         self._touches = np.diff(at) == 1  # (specials - 1,): the next byte is special too
         before_lf = np.append(self._touches & (kind[1:] == _LF), False)
         is_line_end = (kind == _LF) | ((kind == _CR) & ~before_lf)
-        is_quote = kind == _QUOTE
-        quoted = np.cumsum(is_quote) % 2 == 1
         self.line_ends = at[is_line_end]
-        self.commas = at[(kind == _COMMA) & ~quoted]
+        is_quote = kind == _QUOTE
         self._quotes = np.flatnonzero(is_quote)
+        separates = kind == _COMMA
+        if len(self._quotes):
+            unquoted = np.cumsum(is_quote) % 2 == 0
+            separates &= unquoted
+            is_line_end &= unquoted
+        self.commas = at[separates]
         self._at = at
-        ends = at[is_line_end & ~quoted]
+        ends = at[is_line_end]
         starts = np.concatenate([[0], ends + 1])
         ends = np.append(ends, len(octets))
         ends -= (starts < ends) & (ends < len(octets)) & (octets[ends - 1] == _CR)
@@ -294,7 +299,7 @@ def _parse_csv(layout: _Layout, names: list[str], kind: Any, **options: Any) -> 
         memoryview(layout.data)[layout.starts[0] :],
         layout.names,
         names,
-        kind,
+        [kind] * len(names),
         header=True,
         longest=int((layout.ends - layout.starts).max()),
         **options,
@@ -311,7 +316,7 @@ def _parse_records(
     data: Any,
     all_names: list[str],
     names: list[str],
-    kind: Any,
+    kinds: list[Any],
     *,
     header: bool,
     longest: int,
@@ -331,7 +336,9 @@ def _parse_records(
         ),
         csv.ParseOptions(newlines_in_values=True),
         csv.ConvertOptions(
-            include_columns=places, column_types=dict.fromkeys(places, kind), **options
+            include_columns=places,
+            column_types=dict(zip(places, kinds, strict=True)),
+            **options,
         ),
     )
 
@@ -350,28 +357,50 @@ def csv_part(source: str, data: bytes, first_line: int | None = None) -> _Layout
     return layout
 
 
-def csv_records(
-    data: bytes, all_names: list[str], names: list[str]
-) -> dict[str, np.ndarray] | None:
+def csv_records(data: Any, all_names: list[str], names: list[str]) -> dict[str, np.ndarray] | None:
     """Columns of checked records without a header as float64, NaN where a value is missing.
 
     None where a text is no number as it stands: `csv_numbers` knows more.
     """
+    return csv_cells(data, all_names, names, names, MISSING_VALUES)
+
+
+def csv_cells(
+    data: Any,
+    all_names: list[str],
+    names: list[str],
+    numeric: Collection[str],
+    missing_values: Sequence[str],
+) -> dict[str, Any] | None:
+    """Columns of checked records without a header: numeric ones as float64, texts as `Coded`.
+
+    Numbers are NaN where one of the ``missing_values`` stands; texts are as they stand but for
+    surrounding blanks. None where a text in a numeric column is no number as it stands.
+    """
     import pyarrow
 
+    kinds = [pyarrow.float64() if name in numeric else pyarrow.string() for name in names]
     try:
         table = _parse_records(
             data,
             all_names,
             names,
-            pyarrow.float64(),
+            kinds,
             header=False,
             longest=len(data),
-            null_values=list(MISSING_VALUES),
+            null_values=list(missing_values),
         )
     except pyarrow.ArrowException:  # a text, or blanks around a missing value
         return None
-    return {name: arrow_column(column) for name, column in zip(names, table.columns, strict=True)}
+    return {
+        name: arrow_column(column) if name in numeric else _stripped(column)
+        for name, column in zip(names, table.columns, strict=True)
+    }
+
+
+def _stripped(column: Any) -> Coded:
+    texts, codes = arrow_texts(column)
+    return Coded([text.strip() for text in texts], codes)
 
 
 def csv_numbers(layout: _Layout, names: list[str]) -> dict[str, np.ndarray]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
+import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -12,7 +14,7 @@ import numpy as np
 from bcenet import checks
 from bcenet.atomic_file import write_file
 from bcenet.data.dataset import paths_of, random_bits, window_order
-from bcenet.data.sources import NpyFile
+from bcenet.data.sources import NpyFile, suffix_of
 from bcenet.errors import DataFormatError
 
 # Rows of a bucket on average, and bytes that are read before they are dealt out.
@@ -30,10 +32,11 @@ def shuffle(source: str | os.PathLike[str], out: str | os.PathLike[str], *, seed
     for the rows twice.
 
     Arguments:
-        source: .npy (of any shape), CSV, Parquet or Arrow IPC; a folder's files are taken one
-            after another. Columns may hold anything.
-        out: a name with the same ending, or .arrow and .parquet for each other; replaced at the
-            end, or left as it was. Row groups and record batches have 65536 rows.
+        source: .npy (of any shape), CSV (also .csv.gz), Parquet or Arrow IPC; a folder's files
+            are taken one after another. Columns may hold anything.
+        out: a name with the same ending, or .arrow and .parquet for each other, or .csv and
+            .csv.gz; replaced at the end, or left as it was. Row groups and record batches have
+            65536 rows.
         seed: from 0 to 2^64 - 1.
 
     Returns: the number of rows.
@@ -52,7 +55,7 @@ def shuffle(source: str | os.PathLike[str], out: str | os.PathLike[str], *, seed
     seed = checks.integer("seed", seed, 0, 2**64 - 1)
     paths = paths_of(os.fspath(source))
     target = os.fspath(out)
-    form = _form(paths, target)
+    form = _form(paths, os.fspath(source), target)
     if any(os.path.exists(target) and os.path.samefile(path, target) for path in paths):
         raise ValueError(f"out must not be a file that is read; got {target!r}")
     folder = os.path.dirname(os.path.realpath(target))
@@ -84,22 +87,22 @@ def shuffle(source: str | os.PathLike[str], out: str | os.PathLike[str], *, seed
     return position
 
 
-def _form(paths: list[str], target: str) -> Any:
-    suffixes = {os.path.splitext(path)[1].lower() for path in paths}
-    suffix = os.path.splitext(target)[1].lower()
+def _form(paths: list[str], folder: str, target: str) -> Any:
+    suffixes = {suffix_of(path) for path in paths}
+    suffix = suffix_of(target)
     kinds = {_FORMS[ending] for ending in suffixes}
     if len(kinds) > 1 or _FORMS.get(suffix) not in kinds:
         raise ValueError(
             f"out must end as the files that are read do, {', '.join(sorted(suffixes))}; "
             f"got {target!r}"
         )
-    return kinds.pop()(paths, suffix)
+    return kinds.pop()(paths, folder, suffix)
 
 
 class _Rows:
     """Rows of one array in a .npy file, as bytes."""
 
-    def __init__(self, paths: list[str], suffix: str) -> None:
+    def __init__(self, paths: list[str], folder: str, suffix: str) -> None:
         if len(paths) > 1:
             raise ValueError("source must be one .npy file; got a folder of them")
         self._file = NpyFile(paths[0])
@@ -146,14 +149,11 @@ class _Rows:
 class _Files:
     """Files that pyarrow reads, of one kind."""
 
-    def __init__(self, paths: list[str], suffix: str) -> None:
+    def __init__(self, paths: list[str], folder: str, suffix: str) -> None:
         from bcenet.data import arrow_sources
 
-        arrow_sources.require_pyarrow()
         self._suffix = suffix
-        self._files: list[Any] = [
-            arrow_sources.KINDS[os.path.splitext(path)[1].lower()](path) for path in paths
-        ]
+        self._files = arrow_sources.open_files(paths, folder)
         self.rows = sum(sum(file.units) for file in self._files)
         if self.rows == 0:
             raise DataFormatError(f"{paths[0]}: the table has no rows")
@@ -172,8 +172,8 @@ class _Files:
 class _Records(_Files):
     """Records of CSV files, as they stand."""
 
-    def __init__(self, paths: list[str], suffix: str) -> None:
-        super().__init__(paths, suffix)
+    def __init__(self, paths: list[str], folder: str, suffix: str) -> None:
+        super().__init__(paths, folder, suffix)
         first = self._files[0]
         for file in self._files:
             if file.names != first.names:
@@ -184,13 +184,13 @@ class _Records(_Files):
         held: list[bytes] = []
         size = 0
         for file, handle, unit in self._units([]):
-            layout = file.layout(handle, unit)
-            edges = zip(layout.starts[1:].tolist(), layout.ends[1:].tolist(), strict=True)
-            held += [layout.data[start:end] for start, end in edges]
-            size += len(layout.data)
-            if size >= _CHUNK_BYTES:
-                yield held, len(held)
-                held, size = [], 0
+            for layout in file.layouts(handle, unit):
+                edges = zip(layout.starts[1:].tolist(), layout.ends[1:].tolist(), strict=True)
+                held += [layout.data[start:end] for start, end in edges]
+                size += len(layout.data)
+                if size >= _CHUNK_BYTES:
+                    yield held, len(held)
+                    held, size = [], 0
         if held:
             yield held, len(held)
 
@@ -208,15 +208,20 @@ class _Records(_Files):
         return b"".join(data[starts[row] : ends[row]] + b"\n" for row in order.tolist())
 
     def write(self, parts: Iterable[bytes]) -> Iterator[bytes]:
-        yield self._header
-        yield from parts
+        text = itertools.chain([self._header], parts)
+        if self._suffix != ".csv.gz":
+            yield from text
+            return
+        packing = zlib.compressobj(wbits=16 + zlib.MAX_WBITS)
+        yield from map(packing.compress, text)
+        yield packing.flush()
 
 
 class _Batches(_Files):
     """Record batches of Arrow IPC and Parquet files."""
 
-    def __init__(self, paths: list[str], suffix: str) -> None:
-        super().__init__(paths, suffix)
+    def __init__(self, paths: list[str], folder: str, suffix: str) -> None:
+        super().__init__(paths, folder, suffix)
         first = self._files[0]
         for file in self._files:
             if not file.schema.equals(first.schema):
@@ -264,7 +269,7 @@ class _Batches(_Files):
 
         sink = _Sink()
         if self._suffix in (".parquet", ".pq"):
-            writer = pyarrow.parquet.ParquetWriter(sink, self._schema)
+            writer = pyarrow.parquet.ParquetWriter(sink, self._schema, write_page_checksum=True)
             options = {"row_group_size": _BUCKET_ROWS}
         else:
             writer = pyarrow.ipc.new_file(sink, self._schema)
@@ -307,6 +312,7 @@ class _Sink:
 _FORMS: dict[str, Any] = {
     ".npy": _Rows,
     ".csv": _Records,
+    ".csv.gz": _Records,
     ".parquet": _Batches,
     ".pq": _Batches,
     ".arrow": _Batches,

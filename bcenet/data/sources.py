@@ -27,7 +27,8 @@ class Source:
         name: what messages call it. columns: names of X's columns. x_dtype, y_dtype, weight_dtype:
         as they are read; the last is None without weights. labels: () for y of shape (n,), (k,)
         for (n, k). units: rows of each unit, or None where the rows come in one sequence of
-        unknown length.
+        unknown length. classes: (negative, positive) where y is made of labels. finite: whether X
+        needs no check of its numbers.
     """
 
     name: str
@@ -37,6 +38,8 @@ class Source:
     weight_dtype: np.dtype | None
     labels: tuple[int, ...]
     units: list[int] | None
+    classes: tuple[Any, Any] | None = None
+    finite = False
 
     def open(self) -> Reader:
         raise NotImplementedError
@@ -285,6 +288,12 @@ def is_path(value: Any) -> bool:
     return isinstance(value, (str, os.PathLike))
 
 
+def suffix_of(path: str) -> str:
+    """What a file's name says of its format: its ending in lower case, two of them for .csv.gz."""
+    root, suffix = os.path.splitext(path.lower())
+    return ".csv.gz" if suffix == ".gz" and root.endswith(".csv") else suffix
+
+
 # --- tables
 
 
@@ -386,13 +395,14 @@ def copy_columns(
 ) -> None:
     """Rows of the columns from ``start`` on, as many as y has."""
     rows = slice(start, start + len(y))
-    if X is not None:
-        for place, name in enumerate(choice.columns):
-            X[:, place] = table[name][rows]
-    for place, name in enumerate(choice.targets):
-        (y[:, place] if choice.labels else y)[...] = table[name][rows]
-    if weight is not None:
-        weight[...] = table[choice.weight][rows]
+    with np.errstate(invalid="ignore"):  # a signalling NaN becomes a quiet one; checks come later
+        if X is not None:
+            for place, name in enumerate(choice.columns):
+                X[:, place] = table[name][rows]
+        for place, name in enumerate(choice.targets):
+            (y[:, place] if choice.labels else y)[...] = table[name][rows]
+        if weight is not None:
+            weight[...] = table[choice.weight][rows]
 
 
 # --- batches

@@ -60,3 +60,34 @@ def distinct_values(column: np.ndarray) -> tuple[list[Any], np.ndarray]:
 
 
 _APART = (object(), object())  # in the place of False and True, and equal to nothing else
+
+
+class Coded:
+    """A column of texts: its different ones, and each row's place among them.
+
+    Arguments:
+        texts: str, or None where missing; ``codes``: integers of shape (n,), so that row i holds
+            ``texts[codes[i]]``.
+
+    >>> column = Coded(["a", None], np.array([0, 1, 0]))
+    >>> len(column), column[1:].codes
+    (3, array([1, 0]))
+    >>> np.asarray(column)
+    array(['a', None, 'a'], dtype=object)
+    """
+
+    __slots__ = ("codes", "texts")
+
+    def __init__(self, texts: list[str | None], codes: np.ndarray) -> None:
+        self.texts, self.codes = texts, codes
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitem__(self, rows: Any) -> Coded:
+        """Some of the rows: a slice, or what else chooses from an array."""
+        return Coded(self.texts, self.codes[rows])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        texts = np.array([*self.texts, None], dtype=object)  # objects, also where there are none
+        return texts[self.codes].astype(object if dtype is None else dtype, copy=False)

@@ -297,6 +297,9 @@ class BCENetClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         sample_weight_val=None,
         offset=None,
         offset_val=None,
+        checkpoint=None,
+        checkpoint_every=None,
+        resume=False,
     ):
         """Train the network.
 
@@ -310,17 +313,24 @@ class BCENetClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             X_val, y_val: validation rows; early_stopping takes them instead of holding rows out.
             sample_weight_val: (n_val,), for the loss and the scores of the validation rows.
             offset, offset_val: base logits, (n,) or (n, outputs), added to the network's.
+            checkpoint: a file, or a folder, where all is kept that the fit needs to go on, as of
+                `bcenet.fit`; checkpoint_every: steps from one to the next, an epoch if None.
+            resume: go on from the checkpoint to the end of its fit, with the same parameters and
+                data: all that is learned has the bits of a fit that was never stopped.
 
         Returns: the estimator.
 
         Raises: ValueError and TypeError for bad data or parameters, as scikit-learn words them;
+        ValueError saying what differs from the checkpoint's fit, ModelFormatError for a damaged
+        checkpoint, FileNotFoundError where there is none to go on from;
         ValueError where training leaves the finite numbers. The estimator is then as it was.
         Ctrl-C ends the training with a warning and keeps what was learned, as MLPClassifier does;
         in the first epoch there is nothing to keep, and it is raised.
         """
         init = {"coefs_init": coefs_init, "intercepts_init": intercepts_init}
         validation = (X_val, y_val, sample_weight_val, offset_val)
-        Fit(self, init=init).run(X, y, sample_weight, offset, validation=validation)
+        place = {"checkpoint": checkpoint, "checkpoint_every": checkpoint_every, "resume": resume}
+        Fit(self, init=init, **place).run(X, y, sample_weight, offset, validation=validation)
         return self
 
     @available_if(_is_stochastic)

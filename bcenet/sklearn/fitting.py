@@ -12,11 +12,13 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 
-from bcenet import losses, training
+from bcenet import checks, losses, resuming, training
+from bcenet.checkpoint import Saved
 from bcenet.errors import NonFiniteError
+from bcenet.model_file import content_of
 from bcenet.network import Network
+from bcenet.sklearn import checkpoints, scores, solvers
 from bcenet.sklearn import rows as rows_
-from bcenet.sklearn import scores, solvers
 from bcenet.sklearn.callbacks import Hooks
 from bcenet.sklearn.labels import Labels
 from bcenet.sklearn.progress import Monitor, Training
@@ -59,14 +61,23 @@ class Fit:
         estimator: a BCENetClassifier.
         incremental: one epoch on a chunk of the data (`partial_fit`).
         init: coefs_init and intercepts_init by name, or None.
+        checkpoint, checkpoint_every: as `bcenet.fit` takes them. resume: go on from the checkpoint.
 
     Attributes:
-        estimator: the copy. goes_on: whether an earlier fit is continued.
+        estimator: the copy. goes_on: whether an earlier fit is continued; a checkpoint holds all
+            that one left, so that a fit which goes on from it begins like a new one.
         early: whether a validation score decides; not with L-BFGS, as in scikit-learn.
     """
 
     def __init__(
-        self, estimator: Any, *, incremental: bool = False, init: dict[str, Any] | None = None
+        self,
+        estimator: Any,
+        *,
+        incremental: bool = False,
+        init: dict[str, Any] | None = None,
+        checkpoint: Any = None,
+        checkpoint_every: Any = None,
+        resume: bool = False,
     ) -> None:
         self.original = estimator
         self.incremental = incremental
@@ -78,7 +89,11 @@ class Fit:
             hasattr(estimator, "network_")
             and (incremental or estimator.warm_start)
             and not self.init
+            and not resume
         )
+        self.place = {"checkpoint": checkpoint, "checkpoint_every": checkpoint_every}
+        self.resume = resume
+        self.saved: Saved | None = None
         self.hooks = Hooks(estimator, self.epochs)
         self.estimator = object.__new__(type(estimator))
         self.estimator.__dict__.update(estimator.__dict__)
@@ -110,6 +125,10 @@ class Fit:
         self._check_threshold(held)
         rng = check_random_state(estimator.random_state)
         state = self._set_network(rows, rng)
+        if self.resume:
+            self.saved = checkpoints.read(self.place["checkpoint"], estimator)
+            with content_of(self.saved.path):
+                state.split = checkpoints.generator_of(self.saved.callbacks[0][1])
         if self.early and held is None:
             rows, held = self._split(rows, rng, state)
         state.prepare(estimator, len(rows.y), rng)
@@ -132,6 +151,14 @@ class Fit:
     # ---- checks ---------------------------------------------------------------------------
 
     def _check_parameters(self) -> None:
+        checkpoint = self.place["checkpoint"]
+        if checks.boolean("resume", self.resume) and checkpoint is None:
+            raise ValueError("checkpoint must be a path with resume=True; got None")
+        if checkpoint is not None and self.full_batch:
+            raise ValueError(
+                "solver must not be 'lbfgs' with checkpoint, as its state is SciPy's; "
+                f"got {self.estimator.solver!r}"
+            )
         if not self.incremental:
             return
         if self.estimator.early_stopping:
@@ -329,21 +356,28 @@ class Fit:
             )
         self.hooks.begin(rows.X, rows.y, rows.weight, self._snapshot)
         try:
-            training.fit(
-                state.network,
-                rows.X,
-                targets,
-                sample_weight=weight,
-                offset=rows.offset,
-                validation_data=validation_data,
-                optimizer=state.optimizer,
-                schedule=state.schedule,
-                averaging=state.averaging,
-                batch_size=batch_size,
-                epochs=self.epochs,
-                callbacks=[monitor, *_listed(estimator.callbacks)],
-                **solvers.fit_options(estimator),
-            )
+            data: dict[str, Any] = {
+                "sample_weight": weight,
+                "offset": rows.offset,
+                "validation_data": validation_data,
+                "callbacks": [monitor, *_listed(estimator.callbacks)],
+            }
+            if self.saved is not None:
+                self._go_on(self.saved, monitor, rows.X, targets, **data)
+            else:
+                training.fit(
+                    state.network,
+                    rows.X,
+                    targets,
+                    optimizer=state.optimizer,
+                    schedule=state.schedule,
+                    averaging=state.averaging,
+                    batch_size=batch_size,
+                    epochs=self.epochs,
+                    **data,
+                    **self.place,
+                    **solvers.fit_options(estimator),
+                )
         except NonFiniteError as error:
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may contain large "
@@ -361,6 +395,20 @@ class Fit:
         if state.best is not None:
             estimator.network_ = state.best
         estimator._training = state
+
+    def _go_on(
+        self, saved: Saved, monitor: Monitor, X: Any, targets: np.ndarray, **data: Any
+    ) -> None:
+        """Train from a checkpoint to the end of its fit."""
+        every, threads = self.place["checkpoint_every"], self.estimator.n_threads
+        resumed, train = resuming.prepare(
+            saved, X, targets, checkpoint_every=every, n_threads=threads, **data
+        )
+        monitor.training.take_up(resumed)
+        self.estimator.network_ = resumed.network
+        with content_of(saved.path):
+            monitor.take_up(saved.callbacks[0][1])
+        train()
 
     def _warn_of_the_end(self) -> None:
         """That max_iter ended the fit, unless just so many epochs were asked for."""

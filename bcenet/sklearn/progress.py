@@ -8,9 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from bcenet import checks
 from bcenet.network import Network
-from bcenet.sklearn import solvers
+from bcenet.sklearn import checkpoints, solvers
 from bcenet.sklearn.callbacks import Hooks
+
+# Attributes that an estimator learns epoch by epoch.
+_NUMBERS = ("n_iter_", "t_", "loss_", "best_loss_", "best_validation_score_")
+_CURVES = ("loss_curve_", "validation_loss_curve_", "validation_scores_")
 
 
 class Training:
@@ -56,6 +61,11 @@ class Training:
             self.averaging = copy.deepcopy(estimator.averaging)
         self.asked = asked
 
+    def take_up(self, resumed: Any) -> None:
+        """Go on with what a checkpoint holds: see `bcenet.resuming.Resumed`."""
+        self.network, self.optimizer = resumed.network, resumed.optimizer
+        self.schedule, self.averaging = resumed.schedule, resumed.averaging
+
 
 class Monitor:
     """The callback that keeps an estimator's losses and scores, and decides when to stop.
@@ -98,6 +108,47 @@ class Monitor:
 
     def on_fit_begin(self, state: Any) -> None:
         self.hooks.begin_epoch()
+
+    def checkpoint_state(self) -> dict[str, Any]:
+        """What a fit that goes on from a checkpoint needs, whatever came before the fit."""
+        estimator, training = self.estimator, self.training
+        best = training.best  # another network each time, so that its arrays stay as they are
+        return {
+            "parameters": checkpoints.parameters(estimator),
+            "learned": {name: getattr(estimator, name, None) for name in _NUMBERS},
+            "no_improvement": training.no_improvement,
+            "stopped": self.stopped,
+            **{name: _array(getattr(estimator, name)) for name in _CURVES},
+            "best_parameters": None if best is None else best.parameters,
+            "best_statistics": None if best is None else best.statistics,
+            **checkpoints.state_of(training.split),
+        }
+
+    def take_up(self, saved: dict[str, Any]) -> None:
+        """Go on with what `checkpoint_state` gave.
+
+        Raises: what nonsense makes its parts raise.
+        """
+        estimator, training, learned = self.estimator, self.training, saved["learned"]
+        for name in ("n_iter_", "t_"):
+            setattr(estimator, name, checks.integer(name, learned[name], 0))
+        for name in ("loss_", "best_loss_", "best_validation_score_"):
+            value = learned[name]
+            setattr(estimator, name, None if value is None else float(value))
+        if estimator.loss_ is None:  # which the first epoch brings
+            del estimator.loss_
+        for name in _CURVES:
+            setattr(estimator, name, None if saved[name] is None else saved[name].tolist())
+        training.no_improvement = checks.integer("no_improvement", saved["no_improvement"], 0)
+        self.stopped = checks.boolean("stopped", saved["stopped"])
+        if saved["best_parameters"] is not None:
+            best = (saved["best_parameters"], saved["best_statistics"])
+            training.best = Network.from_config(training.network.config(), *best)
+
+    def on_fit_resume(self, state: Any, saved: dict[str, Any]) -> None:
+        """After `take_up`."""
+        if not self.stopped and state.epoch < state.epochs:
+            self.hooks.begin_epoch()
 
     def on_epoch_end(self, state: Any) -> bool:
         estimator = self.estimator
@@ -158,3 +209,7 @@ class Monitor:
     def _print(self, text: str) -> None:
         if self.estimator.verbose:
             print(text)
+
+
+def _array(values: list[float] | None) -> np.ndarray | None:
+    return None if values is None else np.array(values, np.float64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,25 +32,20 @@ class CategoricalColumn:
     def fit(
         cls,
         name: str,
-        texts: list[str | None],
-        codes: np.ndarray,
+        counts: Mapping[str, int],
+        missing: bool,
+        incomplete: bool,
         min_frequency: int,
         max_categories: int,
     ) -> CategoricalColumn | None:
-        """Learn from a training column: row i holds ``texts[codes[i]]``, None where missing.
+        """Learn from how many training rows hold each text.
 
-        None if only one feature would be left, which were 1 in every row.
+        ``missing`` tells whether values were missing, ``incomplete`` whether there were texts
+        that are not counted. None if only one feature would be left, which were 1 in every row.
         """
-        counts: Counter[str] = Counter()
-        missing = False
-        for text, count in zip(texts, np.bincount(codes, minlength=len(texts)), strict=True):
-            if text is None:
-                missing = True
-            else:
-                counts[text] += int(count)
         frequent = [text for text, count in counts.items() if count >= min_frequency]
         kept = sorted(frequent, key=lambda text: (-counts[text], text))[:max_categories]
-        other = len(kept) < len(counts)
+        other = incomplete or len(kept) < len(counts)
         if len(kept) + other + missing < 2:
             return None
         return cls(name, tuple(sorted(kept)), other, missing)
@@ -65,15 +60,19 @@ class CategoricalColumn:
         names += [f"{self.name}=<other>"] if self.other else []
         return names + ([f"{self.name}=<missing>"] if self.missing else [])
 
-    def encode(self, texts: list[str | None], codes: np.ndarray, out: np.ndarray) -> None:
-        """Write the features of rows ``texts[codes[i]]`` to ``out``, zeros of (n, features)."""
+    def places(self, texts: list[str | None], codes: np.ndarray) -> np.ndarray:
+        """The feature of each row ``texts[codes[i]]`` that is 1, or -1 for none: int32 (n,)."""
         places: dict[str | None, int] = {text: i for i, text in enumerate(self.categories)}
         unknown = len(self.categories) if self.other else -1
         if self.missing:
             places[None] = len(self.categories) + self.other
-        place = np.array([places.get(text, unknown) for text in texts], dtype=np.intp)[codes]
-        rows = np.flatnonzero(place >= 0)
-        out[rows, place[rows]] = 1.0
+        return np.array([places.get(text, unknown) for text in texts], dtype=np.int32)[codes]
+
+    def encode(self, places: np.ndarray, out: np.ndarray) -> None:
+        """Write the features of rows with these ``places`` to ``out``, (n, features)."""
+        out[...] = 0.0
+        rows = np.flatnonzero(places >= 0)
+        out[rows, places[rows]] = 1.0
 
 
 def default_min_frequency(n_rows: int) -> int:

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import decimal
 import numbers
-import warnings
 from collections.abc import Set
 from itertools import compress
 from typing import Any
 
 import numpy as np
 
-from bcenet.data.values import distinct_values, parse_numbers
+from bcenet.data.values import Coded, distinct_values, parse_numbers
+from bcenet.errors import CellError
 
-# A column of texts in which so large a part are numbers, of so many values, looks like a mistake.
-_MOSTLY = 0.95
-_MANY = 20
+Column = np.ndarray | Coded
 
 
-def numbers_of(name: str, column: np.ndarray, missing_values: Set[str]) -> np.ndarray:
+def numbers_of(name: str, column: Column, missing_values: Set[str]) -> np.ndarray:
     """A column as float64 numbers, NaN where the value is missing.
 
     Args:
         name: the column's name, for messages.
-        column: shape (n,), numeric or objects.
+        column: shape (n,), numeric, objects or `Coded`.
         missing_values: texts that stand for a missing value.
 
     Raises:
@@ -33,23 +31,22 @@ def numbers_of(name: str, column: np.ndarray, missing_values: Set[str]) -> np.nd
     >>> numbers_of("age", np.array(["39", " ?", None], dtype=object), {"?"})
     array([39., nan, nan])
     """
-    values = _parsed(name, column, missing_values)
+    values = parsed_numbers(name, column, missing_values)
     if values is None:
-        texts, codes = texts_of(name, column, missing_values)
-        raise _refusal(name, column, int(np.argmax(codes == _words(texts)[0])), "number")
-    infinite = np.isinf(values)
-    if infinite.any():
-        raise _refusal(name, column, int(np.argmax(infinite)), "finite number")
+        raise no_number(name, column, missing_values)
+    if np.isinf(values).any():
+        raise infinity(name, column, values)
     return values
 
 
 def texts_of(
-    name: str, column: np.ndarray, missing_values: Set[str]
+    name: str, column: Column, missing_values: Set[str], first: int = 0
 ) -> tuple[list[str | None], np.ndarray]:
     """A column as texts and codes: row i holds ``texts[codes[i]]``, None where missing.
 
     Texts lose surrounding blanks; whole numbers become text without a fraction, so 1, 1.0 and "1"
-    are the same category. Several codes may have the same text.
+    are the same category. Several codes may have the same text, and a text no code. ``first`` is
+    the number of the first row, for messages.
 
     Raises:
         TypeError: a cell, or the array's type, is neither number nor text.
@@ -57,6 +54,9 @@ def texts_of(
     >>> texts_of("job", np.array(["clerk ", None, "clerk "], dtype=object), {"?"})
     (['clerk', None], array([0, 1, 0]))
     """
+    if isinstance(column, Coded):
+        stripped = [None if text is None else text.strip() for text in column.texts]
+        return [None if text in missing_values else text for text in stripped], column.codes
     if _is_numeric_type(name, column):
         values, codes = np.unique(column, return_inverse=True)
         return [_number_text(value) for value in values], codes
@@ -73,44 +73,30 @@ def texts_of(
             texts.append(_number_text(cell))
         else:
             raise TypeError(
-                f"column {name!r}, row {np.argmax(codes == place)} (from 0): must be a number or "
-                f"text; got {type(cell).__name__}"
+                f"column {name!r}, row {first + np.argmax(codes == place)} (from 0): must be a "
+                f"number or text; got {type(cell).__name__}"
             )
     return texts, codes
 
 
-def is_numeric_column(name: str, column: np.ndarray, missing_values: Set[str]) -> bool:
-    """Whether all values present are numbers; warns where nearly all are, and not all.
-
-    The warning points at the caller's caller.
+def parsed_numbers(
+    name: str, column: Column, missing_values: Set[str], first: int = 0
+) -> np.ndarray | None:
+    """The numbers, infinite ones too, NaN where missing; None if a text is not a number.
 
     Raises:
-        TypeError: a cell, or the array's type, is neither number nor text.
+        TypeError: as `texts_of`.
 
-    >>> is_numeric_column("age", np.array(["39", "?"], dtype=object), {"?"})
-    True
+    >>> parsed_numbers("age", np.array(["39", "?"], dtype=object), {"?"})
+    array([39., nan])
     """
-    if _parsed(name, column, missing_values) is not None:
-        return True
-    texts, codes = texts_of(name, column, missing_values)
-    words = _words(texts)
-    present = [place for place, text in enumerate(texts) if text is not None]
-    counts = np.bincount(codes, minlength=len(texts))
-    n_words, n_present = int(counts[words].sum()), int(counts[present].sum())
-    if n_words <= (1 - _MOSTLY) * n_present and len(present) - len(words) >= _MANY:
-        warnings.warn(
-            f"column {name!r} holds numbers in {n_present - n_words} rows and text in {n_words} "
-            f"(the first: {texts[words[0]]!r} in row {np.argmax(codes == words[0])}, from 0), so "
-            "it is taken for categorical; name it in numeric or categorical to settle that, or "
-            "add the text to missing_values",
-            UserWarning,
-            stacklevel=3,
+    if isinstance(column, Coded):
+        texts, codes = texts_of(name, column, missing_values)
+        held = np.bincount(codes, minlength=len(texts)).tolist()
+        values = _parsed_where(
+            [text is not None and n > 0 for text, n in zip(texts, held, strict=True)], texts
         )
-    return False
-
-
-def _parsed(name: str, column: np.ndarray, missing_values: Set[str]) -> np.ndarray | None:
-    """The numbers, infinite ones too, NaN where missing; None if a text is not a number."""
+        return None if values is None else values[codes]
     if _is_numeric_type(name, column):
         with np.errstate(over="ignore"):  # from a wider type
             return column.astype(np.float64)
@@ -121,7 +107,7 @@ def _parsed(name: str, column: np.ndarray, missing_values: Set[str]) -> np.ndarr
         values = _parsed_where([cell not in absent for cell in cells], cells)
         if values is not None:
             return values
-    texts, codes = texts_of(name, column, missing_values)
+    texts, codes = texts_of(name, column, missing_values, first)
     values = _parsed_where([text is not None for text in texts], texts)
     return None if values is None else values[codes]
 
@@ -136,18 +122,29 @@ def _parsed_where(present: list[bool], texts: list[Any]) -> np.ndarray | None:
     return values
 
 
-def _words(texts: list[str | None]) -> list[int]:
-    """The places of the texts that are not numbers."""
-    return [
-        place
-        for place, text in enumerate(texts)
-        if text is not None and parse_numbers([text]) is None
-    ]
+def no_number(name: str, column: Column, missing_values: Set[str], first: int = 0) -> CellError:
+    """The error of a column in which a text is not a number."""
+    texts, codes = texts_of(name, column, missing_values)
+    words = [text is not None and parse_numbers([text]) is None for text in texts]
+    row = int(np.argmax(np.array(words)[codes]))
+    return CellError(name, first + row, f"must be a number; got {_cell(column, row)!r}")
 
 
-def _refusal(name: str, column: np.ndarray, row: int, wanted: str) -> ValueError:
-    value = column[row].item() if isinstance(column[row], np.generic) else column[row]
-    return ValueError(f"column {name!r}, row {row} (from 0): must be a {wanted}; got {value!r}")
+def infinity(name: str, column: Column, values: np.ndarray, first: int = 0) -> CellError:
+    """The error of a column whose numbers ``values`` are not all finite."""
+    row = int(np.argmax(np.isinf(values)))
+    return CellError(name, first + row, f"must be a finite number; got {_cell(column, row)!r}")
+
+
+def _cell(column: Column, row: int) -> Any:
+    if isinstance(column, Coded):
+        return column.texts[column.codes[row]]
+    return column[row].item() if isinstance(column[row], np.generic) else column[row]
+
+
+def is_typed(column: Column) -> bool:
+    """Whether it is an array of a numeric type."""
+    return isinstance(column, np.ndarray) and column.dtype.kind != "O"
 
 
 def _is_numeric_type(name: str, column: np.ndarray) -> bool:

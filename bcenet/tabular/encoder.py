@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from bcenet import checks
-from bcenet.data.arrays import as_table
+from bcenet.data.arrays import as_columns
 from bcenet.data.values import MISSING_VALUES
-from bcenet.tabular.categorical import CategoricalColumn, default_min_frequency
-from bcenet.tabular.cells import is_numeric_column, numbers_of, texts_of
+from bcenet.tabular.categorical import CategoricalColumn
+from bcenet.tabular.cells import numbers_of, texts_of
 from bcenet.tabular.hashing import append_hashed, scipy_sparse
-from bcenet.tabular.numeric import ENCODINGS, NumericColumn, default_n_bins
+from bcenet.tabular.learning import Learner
+from bcenet.tabular.numeric import ENCODINGS, NumericColumn
 from bcenet.tabular.state import check_keys, check_texts, columns_from_state, columns_to_state
 
 _STATE_VERSION = 2
@@ -114,7 +115,8 @@ class TabularEncoder:
         """Learn types, medians, quantiles and categories from the rows of ``table``.
 
         Args:
-            table: what ``bcenet.data.as_table`` takes, of n > 0 rows, without the target.
+            table: what ``bcenet.data.as_table`` takes, of n > 0 rows, without the target. What is
+                said of memory and exactness beyond 2^20 rows in `fit_blocks` holds here too.
 
         Returns:
             The encoder itself.
@@ -126,42 +128,62 @@ class TabularEncoder:
             TypeError: a cell is neither number nor text.
             ImportError: columns are to be hashed, and SciPy is not installed.
         """
-        columns = as_table(table)
-        if not columns or not len(next(iter(columns.values()))):
-            raise ValueError("table must have at least one column and one row to fit")
-        named = [*self.numeric, *self.categorical, *self.hashed]
-        _require("named in numeric, categorical or hashed", named, columns)
-        n_rows = len(next(iter(columns.values())))
+        return self._fit([table])
+
+    def fit_blocks(self, blocks: Iterable[Any]) -> TabularEncoder:
+        """Learn from the rows of a table that comes in blocks, in one pass and bounded memory.
+
+        The encoder is the one that `fit` gives on all rows at once, bit for bit, however they are
+        cut into blocks, as long as a column has one type in all of them:
+
+        - Whether a column is numeric is exact for any number of rows.
+        - Medians and quantiles are exact up to 2^20 numbers of a column. Beyond, ranks are off by
+          less than 1.1e-4 of their number up to 2^30 of them: see `QuantileSketch`.
+        - Counts of categories are exact up to 2^20 rows, as long as all columns together hold at
+          most 2^21 different texts (where one counts for one more for each 64 characters). Beyond,
+          of each column only the most frequent are counted on, and counts may be too low, by at
+          most n c / 2^21 in n rows of c columns.
+        - A column whose first text that is no number comes after 2^20 rows, among which it had
+          more than 2^14 different numbers, is categorical and its numbers so far count as rare.
+
+        Args:
+            blocks: tables as `fit` takes them, with the same columns; an iterator is enough.
+
+        Returns, Raises: as `fit`. The rows of messages are those of all blocks together.
+
+        >>> encoder = TabularEncoder(numeric_encoding="scaled")
+        >>> blocks = ({"x": [i], "c": ["ab"[i % 2]]} for i in range(5))
+        >>> encoder.fit_blocks(blocks).feature_names_out
+        ['x', 'c=a', 'c=b']
+        """
+        return self._fit(blocks)
+
+    def _fit(self, blocks: Iterable[Any]) -> TabularEncoder:
+        learner = self.learner()
+        for table in blocks:
+            learner.add(as_columns(table))
+        return self.take(learner, stacklevel=4)
+
+    def learner(self) -> Learner:
+        """What learns the columns of this encoder from blocks of rows, for `take`."""
         if self.hashed:
             scipy_sparse()
-            columns = {name: cells for name, cells in columns.items() if name not in self.hashed}
-        min_frequency = self.min_frequency or default_min_frequency(n_rows)
-        missing_values = frozenset(self.missing_values)
-        numeric = set(self.numeric)
-        for name, cells in columns.items():
-            settled = name in numeric or name in self.categorical
-            if not settled and is_numeric_column(name, cells, missing_values):
-                numeric.add(name)
-        fitted: list[NumericColumn | CategoricalColumn] = []
-        dropped = []
-        for name, cells in columns.items():
-            column: NumericColumn | CategoricalColumn | None
-            if name in numeric:
-                values = numbers_of(name, cells, missing_values)
-                n_present = int(np.count_nonzero(~np.isnan(values)))
-                n_bins = self.n_bins or default_n_bins(n_present, len(numeric))
-                column = NumericColumn.fit(name, values, self.numeric_encoding, n_bins)
-            else:
-                texts, codes = texts_of(name, cells, missing_values)
-                column = CategoricalColumn.fit(
-                    name, texts, codes, min_frequency, self.max_categories
-                )
-            if column is None:
-                dropped.append(name)
-            else:
-                fitted.append(column)
-        if not fitted and not self.hashed:
-            raise ValueError("table must have a column that is not constant; got none")
+        return Learner(
+            frozenset(self.numeric),
+            frozenset(self.categorical),
+            frozenset(self.hashed),
+            frozenset(self.missing_values),
+        )
+
+    def take(self, learner: Learner, stacklevel: int = 2) -> TabularEncoder:
+        """Be fitted to what was learnt; raises and warns as `fit`."""
+        fitted, dropped = learner.finish(
+            self.numeric_encoding,
+            self.n_bins,
+            self.min_frequency,
+            self.max_categories,
+            stacklevel + 1,
+        )
         self._columns, self.dropped_columns = tuple(fitted), tuple(dropped)
         return self
 
@@ -190,31 +212,54 @@ class TabularEncoder:
                [0.5, 0. , 0. , 1. , 0. ],
                [1. , 0. , 0. , 0. , 1. ]], dtype=float32)
         """
-        names = self.columns
-        columns = as_table(table)
-        _require("that the encoder needs", names, columns)
-        missing_values = frozenset(self.missing_values)
-        n_rows = len(columns[names[0]])
+        columns = as_columns(table)
+        _require("that the encoder needs", self.columns, columns)
+        n_rows = len(columns[self.columns[0]])
         width = sum(column.n_features for column in self._fitted())
-        features = np.zeros((n_rows, width), dtype=np.float32)
-        start = 0
-        for column in self._fitted():
-            stop = start + column.n_features
-            cells, out = columns[column.name], features[:, start:stop]
-            if isinstance(column, NumericColumn):
-                column.encode(numbers_of(column.name, cells, missing_values), out)
-            else:
-                column.encode(*texts_of(column.name, cells, missing_values), out)
-            start = stop
+        features = np.empty((n_rows, width), dtype=np.float32)
+        self.encode(self.prepare(columns), features)
         if not self.hashed:
             return features
         hashed = {name: columns[name] for name in self.hashed}
-        return append_hashed(features, hashed, self.n_hashed_features, missing_values)
+        return append_hashed(
+            features, hashed, self.n_hashed_features, frozenset(self.missing_values)
+        )
+
+    def prepare(self, columns: Mapping[str, Any]) -> list[np.ndarray]:
+        """What `encode` takes: an array (n,) a column, float64 numbers or places of categories.
+
+        Hashed columns are left out. ``columns`` are arrays as `bcenet.data.as_table` gives them,
+        or `Coded`. Raises: as `transform`; a `CellError` where it names a row.
+        """
+        missing_values = frozenset(self.missing_values)
+        values = []
+        for column in self._fitted():
+            cells = columns[column.name]
+            if isinstance(column, NumericColumn):
+                values.append(numbers_of(column.name, cells, missing_values))
+            else:
+                values.append(column.places(*texts_of(column.name, cells, missing_values)))
+        return values
+
+    def numbers(self, name: str, column: Any) -> np.ndarray:
+        """Any column as finite float64 numbers, NaN where missing; raises as `prepare`."""
+        return numbers_of(name, column, frozenset(self.missing_values))
+
+    def encode(self, values: Sequence[np.ndarray], out: np.ndarray) -> None:
+        """Write the features of prepared rows to ``out``, float32 (n, features).
+
+        ``out`` has a column for each feature but those of hashed columns.
+        """
+        start = 0
+        for column, its in zip(self._fitted(), values, strict=True):
+            stop = start + column.n_features
+            column.encode(its, out[:, start:stop])
+            start = stop
 
     def fit_transform(self, table: Any) -> Any:
         """``fit(table).transform(table)``; the same arguments, result and errors."""
-        columns = as_table(table)
-        return self.fit(columns).transform(columns)
+        columns = as_columns(table)
+        return self._fit([columns]).transform(columns)
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -8,6 +8,8 @@ import numpy as np
 
 from bcenet import checks
 
+_MOST_PENDING = 1000  # arrays; of a value each they would take far more room than their values
+
 
 class QuantileSketch:
     """Quantiles of all values given so far, in bounded memory.
@@ -143,6 +145,21 @@ class QuantileSketch:
         values, ranks = self._sorted_values()
         return values[np.searchsorted(ranks, places, side="right")]
 
+    def in_order(self) -> np.ndarray:
+        """All values in the order in which they came, negative zeros as 0.
+
+        Raises:
+            ValueError: there were more than ``exact``, so that not all are kept.
+
+        >>> sketch = QuantileSketch()
+        >>> sketch.update([3.0, 1.0])
+        >>> sketch.in_order()
+        array([3., 1.])
+        """
+        if self.count > self._exact:
+            raise ValueError(f"at most {self._exact} values are kept; got {self.count}")
+        return np.concatenate([np.empty(0), *self._pending])
+
     def _add(self, values: np.ndarray, count: int) -> None:
         """Append ``values`` to the pending ones; ``count`` is by how much the stream grows."""
         self._sorted = None
@@ -150,6 +167,8 @@ class QuantileSketch:
         self._n_pending += len(values)
         self.count += count
         if self.count <= self._exact or self._n_pending < self._block:
+            if len(self._pending) > _MOST_PENDING:
+                self._pending = [np.concatenate(self._pending)]
             return
         pending = np.concatenate(self._pending)
         whole = len(pending) - len(pending) % self._block

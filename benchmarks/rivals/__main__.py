@@ -14,7 +14,7 @@ from bcenet import threads
 from bcenet.cli import arguments
 from benchmarks.rivals import machine, plot, report
 from benchmarks.rivals.libraries import LIBRARIES, OURS
-from benchmarks.rivals.options import Parser
+from benchmarks.rivals.options import Parser, several
 from benchmarks.rivals.problems import AUC_TOLERANCE, PREDICTIONS, TOLERANCES, WORKLOADS
 from benchmarks.rivals.rounds import Run, WorkerError
 
@@ -22,11 +22,6 @@ RESULTS = Path(__file__).parents[1] / "results"
 RIVALS = [name for name in LIBRARIES if name != OURS]
 PREDICTION = "predict"
 ROUNDS, QUICK_ROUNDS = 15, 3
-
-
-def _several(convert: Any) -> Any:
-    """A type for argparse: values separated by commas, each kept once."""
-    return lambda text: list(dict.fromkeys(convert(part) for part in arguments.names(text)))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,21 +34,21 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--workloads",
         metavar="NAMES",
-        type=_several(arguments.choice(*WORKLOADS, PREDICTION)),
+        type=several(arguments.choice(*WORKLOADS, PREDICTION)),
         default=[*WORKLOADS, PREDICTION],
         help=f"of {', '.join([*WORKLOADS, PREDICTION])} (default: all)",
     )
     options.add_argument(
         "--rivals",
         metavar="NAMES",
-        type=_several(arguments.choice(*RIVALS)),
+        type=several(arguments.choice(*RIVALS)),
         default=RIVALS,
         help=f"of {', '.join(RIVALS)} (default: all)",
     )
     options.add_argument(
         "--threads",
         metavar="COUNTS",
-        type=_several(arguments.integer(1)),
+        type=several(arguments.integer(1)),
         default=sorted({1, threads.available()}),
         help="numbers of threads to run every library on (default: 1 and all CPUs)",
     )
@@ -82,7 +77,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
     results: dict[str, Any] = {
         "date": datetime.date.today().isoformat(),
-        "machine": machine.describe([OURS, *rivals]),
+        "machine": machine.describe(LIBRARIES[name] for name in (OURS, *rivals)),
         "settings": {
             "rounds": rounds,
             "threads": options.threads,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 import bcenet._dispatch
 from bcenet import threads
-from benchmarks.rivals.libraries import LIBRARIES
+from benchmarks.rivals.libraries import Library
 
 
 def _model() -> str:
@@ -51,9 +52,9 @@ def _system() -> str:
     return f"{name}, {platform.system()} {platform.release().partition('-')[0]}"
 
 
-def describe(names: list[str]) -> dict[str, Any]:
+def describe(libraries: Iterable[Library]) -> dict[str, Any]:
     """The machine, and the versions of these libraries."""
-    distributions = {name for key in names for name in LIBRARIES[key].distributions}
+    distributions = {name for library in libraries for name in library.distributions}
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     return {
         "processor": _model(),

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from typing import NoReturn
+from typing import Any, NoReturn
+
+from bcenet.cli import arguments
+
+
+def several(convert: Any) -> Any:
+    """A type for argparse: values separated by commas, each kept once."""
+    return lambda text: list(dict.fromkeys(convert(part) for part in arguments.names(text)))
 
 
 class Parser(argparse.ArgumentParser):

@@ -166,7 +166,7 @@ def left_out(results: Record) -> list[str]:
     return lines
 
 
-def _machine(results: Record) -> str:
+def measured_on(results: Record) -> str:
     machine = results["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     caches = ", ".join(machine["caches"]) or "unknown"
@@ -215,5 +215,5 @@ def markdown(results: Record) -> str:
     absent = left_out(results)
     if absent:
         parts.append("Left out:\n\n" + "".join(f"- {line}\n" for line in absent))
-    parts.append("Measured on:\n\n" + _machine(results))
+    parts.append("Measured on:\n\n" + measured_on(results))
     return "\n".join(parts)

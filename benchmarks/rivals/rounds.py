@@ -39,13 +39,16 @@ class WorkerError(Exception):
 
 
 class Worker:
-    """A process of `benchmarks.rivals.worker`."""
+    """A process of ``module``, which runs what ``find`` gives for a name."""
+
+    module = "benchmarks.rivals.worker"
+    find = staticmethod(library)
 
     def __init__(self, name: str, threads: int) -> None:
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.rivals.worker", name, str(threads)],
-            env=library(name).environment(threads),
+            [sys.executable, "-m", self.module, name, str(threads)],
+            env=self.find(name).environment(threads),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -109,6 +112,11 @@ class Contender:
     def key(self) -> tuple[str, int, str]:
         return self.name, self.threads, self.dtype
 
+    def begin(self, answer: dict[str, Any], most_repeats: int) -> None:
+        """Keep the answer to the first command, whose time says how often a turn repeats it."""
+        self.answer = answer
+        self.repeats = max(1, min(math.ceil(TURN_SECONDS / answer["seconds"]), most_repeats))
+
     def drop(self, status: str, detail: str) -> None:
         """Take no more turns: the times so far count no more either."""
         self.status, self.detail = status, detail
@@ -116,7 +124,7 @@ class Contender:
 
     def record(self, steps: int) -> dict[str, Any]:
         """What the results keep; times a step, or a call where ``steps`` is 1."""
-        kept = ("losses", "auc", "differences")
+        kept = ("losses", "log_loss", "auc", "differences")
         record = {
             "library": self.name,
             "threads": self.threads,
@@ -169,6 +177,8 @@ def check_prediction(answer: dict[str, Any], reference: dict[str, Any]) -> str:
 class Run:
     """The workers, kept from workload to workload, and the rounds."""
 
+    worker = Worker
+
     def __init__(self, rounds: int, say: Callable[[str], None]) -> None:
         self.rounds = rounds
         self.say = say
@@ -186,7 +196,7 @@ class Run:
             worker.close()
             worker = None
         if worker is None:
-            self._workers[key] = Worker(name, threads)
+            self._workers[key] = self.worker(name, threads)
         return self._workers[key]
 
     def _ask(self, contender: Contender, do: str, **command: Any) -> dict[str, Any] | None:
@@ -208,9 +218,7 @@ class Run:
                 if not references:
                     raise WorkerError(f"{contender.name}: {contender.detail}")
                 continue
-            contender.answer = answer
-            wanted = math.ceil(TURN_SECONDS / answer["seconds"])
-            contender.repeats = max(1, min(wanted, MOST_REPEATS[do]))
+            contender.begin(answer, MOST_REPEATS[do])
             name = library(contender.name).reference
             if name not in references:
                 own_reference = name == contender.name

@@ -35,11 +35,13 @@ def pin(threads: int) -> None:
 class Session:
     """The commands: each method takes what the command says and returns what is answered."""
 
+    adapters = "benchmarks.rivals.libraries"
+    find = staticmethod(library)
+
     def __init__(self, name: str, threads: int) -> None:
-        self.library = library(name)
+        self.library = self.find(name)
         self.threads = threads
-        module = f"benchmarks.rivals.libraries.{self.library.adapter}"
-        self.adapter = importlib.import_module(module)
+        self.adapter = importlib.import_module(f"{self.adapters}.{self.library.adapter}")
         self.task: Any = None
 
     def _make(self, kind: str, problem: Any) -> Any:
@@ -89,13 +91,13 @@ class Session:
         return {"rates": self.task.run()}
 
 
-def main() -> None:
+def main(kind: type[Session] = Session) -> None:
     # Whatever a library prints goes to standard error: standard output is for answers.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     name, threads = sys.argv[1], int(sys.argv[2])
     pin(threads)
-    session = Session(name, threads)
+    session = kind(name, threads)
     for line in sys.stdin:
         command = json.loads(line)
         try:

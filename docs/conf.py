@@ -24,7 +24,6 @@ extensions = [
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build"]
 nitpicky = True
-nitpick_ignore = [("py:obj", "bcenet.cimports")]  # no module of Python's: docs/cython.md
 default_role = "code"
 smartquotes = False  # quotes in docstrings are those of code
 
@@ -38,7 +37,7 @@ autodoc_preserve_defaults = True
 python_display_short_literal_types = True
 
 # What `formula_links` looks for marks in, below the repository's root.
-formula_sources = ["src_cython/*.p*", "bcenet/*.py"]
+formula_sources = ["src_cython/*.p*", "bcenet/**/*.py"]
 
 html_theme = "furo"
 html_title = "bcenet"

@@ -4,6 +4,7 @@ A docstring has paragraphs, and sections that begin with one of _SECTIONS at the
 Names in backquotes are code, and nothing else is marked up.
 """
 
+import importlib
 import re
 
 _SECTIONS = {
@@ -136,6 +137,23 @@ def on_docstring(app, what, name, obj, options, lines):
     lines[:] = convert(list(lines))
 
 
+def on_missing_reference(app, env, node, contnode):
+    """A name without a place in the reference is shown as code, if there is such a name."""
+    module, _, rest = node.get("reftarget", "").partition(".")
+    if node.get("reftype") != "obj" or module != "bcenet":
+        return None
+    names, value = rest.split("."), importlib.import_module(module)
+    for i, name in enumerate(names):
+        try:
+            value = getattr(value, name, None) or importlib.import_module(
+                ".".join([module, *names[: i + 1]])
+            )
+        except ImportError:
+            return None  # which is a warning
+    return contnode
+
+
 def setup(app):
     app.connect("autodoc-process-docstring", on_docstring)
+    app.connect("missing-reference", on_missing_reference)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -51,12 +51,13 @@ test-parity: $(WHEEL)
 	.venv-parity/bin/python $(PIP) "$$(ls dist/bcenet-*.whl)[parity]"
 	cd tests && ../.venv-parity/bin/python $(PYTEST) -q -m parity .
 
-# The site, docs/_build/html/index.html, from the installed package; a warning is an error.
+# The site, docs/_build/html/index.html; a warning is an error. Sphinx runs in its folder, on the
+# installed package, as the tests do.
 docs: $(WHEEL)
 	rm -rf .venv-docs docs/_build
 	$(PYTHON) -m venv .venv-docs
 	.venv-docs/bin/python $(PIP) "$$(ls dist/bcenet-*.whl)[docs]"
-	.venv-docs/bin/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+	cd docs && ../.venv-docs/bin/python -m sphinx -q -W --keep-going -b html . _build/html
 
 lint:
 	rm -rf .venv-lint

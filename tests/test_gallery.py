@@ -60,10 +60,29 @@ def test_schedules(script, tmp_path):
     assert last.pop("constant") > max(last.values())
 
 
+def test_three_paths(script, tmp_path):
+    report = script("three_paths").draw(tmp_path)
+    check_pictures(tmp_path, "three-paths.png")
+    shown = {(row.logit, row.target): row.float64 for row in report.rows}
+    assert np.isnan(shown[37.0, 1.0].chain.value)
+    assert shown[37.0, 1.0].literal.value == 0
+    assert shown[37.0, 1.0].fused.value == pytest.approx(-np.exp(-37.0), rel=1e-15)
+    assert shown[-50.0, 1.0].chain.value == -1
+
+
 def test_calibration(script, tmp_path):
     too_sure, tempered, stopped = script("calibration").draw(tmp_path)
     check_pictures(tmp_path, "calibration.png")
     assert stopped < tempered < np.log(2) < too_sure
+
+
+def test_every_picture_has_its_script():
+    shown = {path.name for path in (ROOT / "docs" / "images" / "gallery").iterdir()}
+    scripts = "".join(path.read_text(encoding="utf-8") for path in GALLERY.glob("*.py"))
+    page = (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8")
+    for name in shown:
+        assert name.removesuffix(".png") in scripts
+        assert f"images/gallery/{name}" in page
 
 
 def test_deep_sigmoids(script, tmp_path, capsys):

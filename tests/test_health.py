@@ -333,6 +333,27 @@ def test_with_a_dataset():
     assert health.gradient_norms[-1, -1] == pytest.approx(last, rel=1e-9)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"optimizer": "lbfgs", "learning_rate": None},
+        {"averaging": bcenet.EMA(0.9)},
+        {"dropout": 0.3, "l2": 0.1, "clip_norm": 1.0, "pos_weight": 3.0},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_what_it_sees_are_the_weights_that_predict(options):
+    health = bcenet.TrainingHealth(X, Y)
+    net = make_network((6, 8, 1))
+    before = [weights.copy() for weights in net.coefs]
+    fit(net, health, epochs=1, **options)
+    _, gradient = net.loss_gradient(X, Y)
+    last = math.hypot(*(np.linalg.norm(g[-1]) for g in (gradient.coefs, gradient.intercepts)))
+    assert health.gradient_norms[-1, -1] == pytest.approx(last, rel=1e-9)
+    change = np.linalg.norm(net.coefs[0] - before[0]) / np.linalg.norm(before[0])
+    assert health.update_ratios[1, 0] == pytest.approx(change, rel=1e-12)
+
+
 def test_pickling():
     health = bcenet.TrainingHealth(X, Y)
     fit(make_network((6, 8, 1)), health)

@@ -35,6 +35,7 @@ __all__ = [
     "ProgressBar",
     "RMSprop",
     "Trainer",
+    "TrainingHealth",
     "__version__",
     "bce_gradient",
     "bce_loss",
@@ -59,6 +60,7 @@ __all__ = [
 _LATER = {
     "Model": ("bcenet.model", "Model"),
     "Trainer": ("bcenet.trainer", "Trainer"),
+    "TrainingHealth": ("bcenet.health", "TrainingHealth"),
     "calibration": ("bcenet.calibration", None),
     "data": ("bcenet.data", None),
     "explain_last_layer": ("bcenet.explain", "explain_last_layer"),

@@ -247,19 +247,21 @@ def trace(network: Network, X: ArrayLike, y: ArrayLike) -> Trace:
     ones = np.ones((1, rows.n), network.dtype)
     mean = network.dtype.type(1 / rows.n)
     z = passed.z[-1]
-    dz = losses.bce_gradient(z, targets, reduction="none")
+    dz = losses.bce_gradient(z, targets, reduction="none")  # [formula fused-gradient]
     with np.errstate(divide="ignore"):
         # dC/dp = (1 - y) / (1 - p) - y / p, with 1 - p = s(-z) to its last digit.
         away = np.where(targets < 1, (1 - targets) / losses.sigmoid(-z), 0)
         da = away - np.where(targets > 0, targets / losses.sigmoid(z), 0)
     layers: list[LayerTrace] = []
     for index in range(len(passed.z) - 1, -1, -1):
+        # [formula weight-gradient]
         dw = kernels.product(befores[index], dz, transpose_a=True) * mean
-        db = kernels.product(ones, dz)[0] * mean
+        db = kernels.product(ones, dz)[0] * mean  # [formula bias-gradient]
         layers.append(LayerTrace(passed.z[index], passed.y[index], passed.a[index], da, dz, dw, db))
         if index > 0:
+            # [formula hidden-da]
             da = kernels.product(dz, np.ascontiguousarray(network.coefs[index].T))
-            dz = da * passed.slopes[index - 1]
+            dz = da * passed.slopes[index - 1]  # [formula hidden-dz]
             norm = passed.norms[index - 1]
             if norm is not None:
                 dz = norm.backward(dz)

@@ -8,7 +8,6 @@ from bcenet.averaging import EMA, SWA
 from bcenet.callbacks import ProgressBar
 from bcenet.config import __version__, get_include, show_config
 from bcenet.errors import DataChangedError, DataFormatError, ModelFormatError, NonFiniteError
-from bcenet.gradients import check_gradient
 from bcenet.history import History
 from bcenet.losses import FocalLoss, bce_gradient, bce_loss, bce_loss_gradient, sigmoid
 from bcenet.network import Network
@@ -59,6 +58,7 @@ _LATER = {
     "Model": ("bcenet.model", "Model"),
     "Trainer": ("bcenet.trainer", "Trainer"),
     "calibration": ("bcenet.calibration", None),
+    "check_gradient": ("bcenet.gradient_check", "check_gradient"),
     "data": ("bcenet.data", None),
     "load": ("bcenet.model", "load_network"),
     "load_model": ("bcenet.model", "load_model"),

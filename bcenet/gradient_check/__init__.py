@@ -1,0 +1,193 @@
+"""Checking a gradient against differences of the loss, and naming the mistake in a wrong one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bcenet import checks, losses
+from bcenet import gradients as gradients_
+from bcenet import rows as rows_
+from bcenet.gradient_check import claims as claims_
+from bcenet.gradient_check import function
+from bcenet.gradient_check.claims import Claims
+from bcenet.gradient_check.mistakes import MISTAKES, Finding, find
+from bcenet.gradient_check.report import Findings, GradientCheck, LayerCheck
+from bcenet.gradient_check.twin import STEP, Twin
+from bcenet.network import Network
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+__all__ = ["MISTAKES", "GradientCheck", "LayerCheck", "check_gradient"]
+
+
+def check_gradient(
+    network: Network | Callable[..., Any],
+    X: ArrayLike,
+    y: ArrayLike,
+    gradients: Any = None,
+    orientation: str = "auto",
+    *,
+    parameters: Any = None,
+    sample_weight: ArrayLike | None = None,
+    pos_weight: ArrayLike | None = None,
+    label_smoothing: float = 0.0,
+) -> GradientCheck:
+    """Compare a gradient of the mean loss with differences of the loss, and name the mistake.
+
+    In float64, layer by layer. Where a layer and those after it have smooth activations, by the
+    complex step Im C(w + i h) / h, which rounds nothing away (Squire and Trapp 1998); else by
+    central differences (C(w + h) - C(w - h)) / 2 h. Of an array with more than 200 entries a
+    sample is compared, the same every time, and the entries that look worst; an entry is
+    skipped, and counted, where a step crosses a kink.
+
+    A wrong gradient is then compared with what each well-known mistake gives, to rounding. Each
+    wrong layer's ``mistake`` is one of these, which ``docs/check-gradient.md`` describes:
+
+    - "sign", "missing-batch-mean" (a sum where it is the mean over all label elements),
+    - "output-sigmoid-derivative-twice": dz_L = (p - y) p (1 - p),
+    - "missing-activation-derivative": dz_l = da_l, or dz_L = dC/dp,
+    - "relu-mask": the activation's derivative of another layer, or at something else than z,
+    - "transposed-weights": da_{l-1} = dz_l W_l, or dW_l itself transposed,
+    - "bias-axis": db is the sum over the units, or over everything,
+    - "updated-weights": da_{l-1} = dz_l (W_l - rate dW_l)^T, the rate fitted by least squares,
+    - "unknown": none of these gives the numbers.
+
+    Arguments:
+        network: a Network. Or a function f(parameters, X, y) of the loss, or of (loss, gradients),
+            in float64, whose gradients are checked against its own loss. If that is the loss of a
+            network with sigmoid outputs and hidden layers of one activation, all mistakes are
+            looked for; else the sign, the mean and a transposed dW.
+        X, y: rows as for `Network.loss_gradient`; for a function, whatever it takes.
+        gradients: None checks bcenet's own, or the function's; or one (dW, db) a layer, or a
+            Gradient. A db that is the sum over a wrong axis may have the shape it then has.
+        orientation: of ``gradients``: "rows" for dW of (fan_in, fan_out); "columns" for (fan_out,
+            fan_in), from ``np.dot(W, A)`` with samples in columns; "auto" takes what fits, and
+            reads square layers as the others. db is (fan_out,), (fan_out, 1) or (1, fan_out).
+        parameters: what a function is called with: a list of (W, b), or one flat array. Its
+            gradients are laid out as they are.
+        sample_weight, pos_weight, label_smoothing: of a network's loss, as for
+            `Network.loss_gradient`.
+
+    Returns: a GradientCheck. An entry is right within 1e-6 of the largest of its array, 1e-4 where
+    a gradient in float32 is given.
+
+    Raises: ValueError or TypeError for rows as `Network.loss_gradient` does, and for gradients of
+    another number or other shapes.
+
+    Example:
+        >>> import bcenet, numpy as np
+        >>> net = bcenet.Network([3, 5, 1], activation="tanh", random_state=0)
+        >>> X, y = np.eye(3), np.array([0, 1, 1])
+        >>> bcenet.check_gradient(net, X, y).passed
+        True
+        >>> _, g = net.loss_gradient(X, y)
+        >>> wrong = [(g.coefs[0], g.intercepts[0]), (-g.coefs[1], -g.intercepts[1])]
+        >>> [layer.mistake for layer in bcenet.check_gradient(net, X, y, wrong).layers]
+        [None, 'sign']
+    """
+    checks.choice("orientation", orientation, ("auto", "rows", "columns"))
+    if not isinstance(network, Network):
+        if not callable(network):
+            raise TypeError(
+                "network must be a bcenet.Network or a function f(parameters, X, y); "
+                f"got {checks.describe(network)}"
+            )
+        if sample_weight is not None or pos_weight is not None or label_smoothing != 0:
+            raise ValueError(
+                "sample_weight, pos_weight and label_smoothing must be left out with a function, "
+                "whose loss is its own"
+            )
+        with np.errstate(all="ignore"):
+            return function.check(network, X, y, gradients, orientation, parameters)
+    if parameters is not None:
+        raise ValueError("parameters must be left out with a network, which has its own")
+    rows = rows_.check(network, X, y, sample_weight)
+    pos = losses.pos_weight_array(pos_weight, network.layer_sizes[-1])
+    smoothing = checks.number("label_smoothing", label_smoothing, 0.0, 1.0)
+    if gradients is None:
+        _, gradients = gradients_.loss_gradient(
+            network,
+            rows.X,
+            rows.y,
+            sample_weight=rows.weight,
+            pos_weight=pos,
+            label_smoothing=smoothing,
+        )
+    with np.errstate(all="ignore"):
+        twin = Twin(network, rows, pos, smoothing)
+        claims = _claims(twin, gradients, orientation)
+        layers = [_layer(twin, claims, index) for index in range(len(claims.layers))]
+        wrong = [not layer.passed for layer in layers]
+        explained = find(twin, claims.given(), wrong, claims.eps, claims.tolerance)
+    checked = [layer.layer(finding) for layer, finding in zip(layers, explained, strict=True)]
+    return GradientCheck(not any(wrong), checked, claims.orientation)
+
+
+def _claims(twin: Twin, gradients: Any, orientation: str) -> Claims:
+    """What is to be checked, as it came and in rows."""
+    if isinstance(gradients, gradients_.Gradient):
+        layers = [
+            {"dW": dw, "db": db}
+            for dw, db in zip(gradients.coefs, gradients.intercepts, strict=True)
+        ]
+        norms = iter(gradients.norms)
+        for index, layer in enumerate(layers):
+            if "dgain" in twin.array_names(index):
+                layer["dgain"], layer["dshift"] = next(norms)
+        if gradients.scale is not None:
+            layers[0]["dscale"] = gradients.scale
+        return Claims.of(layers, "rows")
+    shapes = [weights.shape for weights in twin.coefs]
+    pairs = claims_.pairs_of(gradients, len(shapes))
+    recognised = claims_.orientation_of(pairs, shapes, orientation)
+    for index, ((_, db), (_, fan_out)) in enumerate(zip(pairs, shapes, strict=True)):
+        claims_.check_bias(index, db, fan_out, twin.n)
+    layers = [{"dW": dw, "db": db} for dw, db in pairs]
+    if recognised is not None:
+        return Claims.of(layers, recognised)
+    # Every layer is square: the reading in which more is right, or else explained.
+    readings = [Claims.of(layers, each) for each in ("rows", "columns")]
+    return max(readings, key=lambda claims: _sense(twin, claims))
+
+
+def _sense(twin: Twin, claims: Claims) -> tuple[int, int]:
+    """(layers whose dW is right, wrong layers whose mistake is known)."""
+    wrong = []
+    for index, layer in enumerate(claims.layers):
+        truth = twin.gradient(index, "dW", twin.deltas[index])
+        limit = claims.tolerance * np.abs(truth).max() + twin.noise(index, "dW", claims.eps, None)
+        wrong.append(not np.abs(layer["dW"] - truth).max() <= limit)
+    found: list[Finding | None] = find(twin, claims.given(), wrong, claims.eps, claims.tolerance)
+    return wrong.count(False), sum(f is not None and f.mistake != "unknown" for f in found)
+
+
+def _layer(twin: Twin, claims: Claims, index: int) -> Findings:
+    """A layer's arrays against the twin's differences."""
+    step = None if twin.is_smooth(index) else STEP
+    findings = Findings(claims, index, "complex step" if step is None else "central differences")
+    for name in twin.array_names(index):
+        claim = claims.layers[index].get(name)
+        if claim is None:  # (dW, db) of a network that has more
+            continue
+        truth = twin.gradient(index, name, twin.deltas[index])
+        if findings.is_refused(name, truth.size):
+            continue
+        entries = claims_.choose(claim - truth, np.random.default_rng(index))
+        slopes, crossed = twin.differences(index, name, entries, step)
+        used = step
+        if step is not None and 2 * crossed.sum() > crossed.size:
+            # Of very many rows some unit is always near its kink.
+            used = step / 100
+            slopes, crossed = twin.differences(index, name, entries, used)
+        findings.compare(
+            name,
+            entries,
+            slopes,
+            crossed,
+            twin.noise(index, name, claims.eps, used) / claims.tolerance,
+        )
+    return findings

@@ -1,0 +1,190 @@
+"""What a gradient check found, and how it is written."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+import numpy as np
+
+from bcenet.gradient_check.claims import Claims
+from bcenet.gradient_check.mistakes import Finding
+from bcenet.records import Record
+
+_PAGE = "docs/check-gradient.md"
+
+
+class LayerCheck(Record):
+    """One layer of a gradient check.
+
+    Attributes:
+        index: from 0. passed: whether the largest error is within the tolerance.
+        max_relative_error: |given - difference| over the largest entry of the array (dW or db),
+            or over what rounding leaves of it where it is next to 0; infinite for a NaN.
+        mistake: None, or one of `MISTAKES` where the gradient is wrong.
+        origin: the layer where that mistake was made: this one, or one behind it; None.
+        explanation: what was done, in words; "" where the layer is right.
+        where: the entry with the largest error, "dW[2, 0]"; given: its value; expected: what the
+            difference says. None where there is no such number.
+        method: "complex step" or "central differences". size: entries of the layer, of which
+            checked: compared; skipped: not, because a step crosses a kink, such as a ReLU's.
+    """
+
+    index: int
+    passed: bool
+    max_relative_error: float
+    mistake: str | None
+    origin: int | None
+    explanation: str
+    where: str | None
+    given: float | None
+    expected: float | None
+    method: str
+    size: int
+    checked: int
+    skipped: int
+
+
+class GradientCheck(Record):
+    """What `check_gradient` found; its ``str`` is a table and an explanation of what is wrong.
+
+    Attributes:
+        passed: whether every layer did. layers: a LayerCheck each.
+        orientation: "rows" or "columns", as the gradients were read; "flat" for a flat array.
+    """
+
+    passed: bool
+    layers: list[LayerCheck]
+    orientation: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as dicts, lists, strings, numbers and None."""
+        return {**self.__dict__, "layers": [dict(layer.__dict__) for layer in self.layers]}
+
+    def __str__(self) -> str:
+        head = ["layer", "verdict", "largest error", "at", "given", "should be", "compared"]
+        table = [[*head, "skipped", "mistake"]]
+        for layer in self.layers:
+            verdict = "WRONG" if not layer.passed else "right" if layer.checked else "-"
+            table.append(
+                [
+                    str(layer.index),
+                    verdict,
+                    f"{layer.max_relative_error:.1e}",
+                    layer.where or "-",
+                    "-" if layer.given is None else f"{layer.given:.6g}",
+                    "-" if layer.expected is None else f"{layer.expected:.6g}",
+                    f"{layer.checked} of {layer.size}",
+                    str(layer.skipped),
+                    layer.mistake or "",
+                ]
+            )
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines = [
+            "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+            for row in table
+        ]
+        lines += textwrap.wrap(self._legend(), 100)
+        for layer in reversed(self.layers):  # as backpropagation meets them
+            if not layer.passed:
+                text = f"Layer {layer.index}, {layer.mistake}: {layer.explanation}."
+                lines += textwrap.wrap(text, 100, subsequent_indent="    ")
+        if not self.passed:
+            lines.append(f"{_PAGE} describes each mistake.")
+        return "\n".join(lines)
+
+    def _legend(self) -> str:
+        methods = " and ".join(sorted({layer.method for layer in self.layers}))
+        text = f"Errors are relative to the largest entry of dW or db; found by {methods}"
+        if self.orientation == "columns":
+            text += "; dW is (fan_out, fan_in)"
+        if any(layer.skipped for layer in self.layers):
+            text += "; at the entries skipped a step crosses a kink"
+        return text + "."
+
+
+class Findings:
+    """The comparisons of one layer, of which the worst is kept."""
+
+    def __init__(self, claims: Claims, index: int, method: str) -> None:
+        self._claims, self._index, self._method = claims, index, method
+        self._size = self._checked = self._skipped = 0
+        self._error = -1.0
+        self._worst: tuple[str | None, float | None, float | None] = (None, None, None)
+        self._odd = ""
+
+    def compare(
+        self,
+        name: str,
+        entries: np.ndarray,
+        expected: np.ndarray,
+        skipped: np.ndarray,
+        floor: float,
+    ) -> None:
+        """Entries of an array; the errors are relative to the largest expected, or to a floor
+        where that is next to nothing."""
+        claim = self._claims.layers[self._index][name].reshape(-1)
+        self._size += claim.size
+        kept = np.flatnonzero(~skipped)
+        self._checked += kept.size
+        self._skipped += skipped.size - kept.size
+        if kept.size == 0:
+            return
+        entries, expected = entries[kept], expected[kept]
+        given = claim[entries]
+        scale = np.abs(expected).max() + floor
+        errors = np.abs(given - expected)
+        if not np.isfinite(expected).all():
+            self._odd = "the loss is not finite at a step, or the network's own numbers are not"
+        relative = np.where(errors == 0, 0.0, errors / scale)
+        relative[~np.isfinite(relative)] = np.inf
+        worst = int(relative.argmax())
+        label = self._claims.label(self._index, name, entries[worst])
+        self._note(float(relative[worst]), label, given[worst], expected[worst])
+
+    def is_refused(self, name: str, size: int) -> bool:
+        """Whether an array can't be compared: it is of another size, or not finite."""
+        claims, index = self._claims, self._index
+        flat = claims.layers[index][name].reshape(-1)
+        bad = np.flatnonzero(~np.isfinite(flat))
+        if flat.size != size:
+            came = claims.shapes[index][name]
+            self._odd = f"{name} has shape {came}, and no known mistake gives its numbers"
+            self._note(np.inf, name, None, None)
+        elif bad.size:
+            label = claims.label(index, name, bad[0])
+            count = f"{bad.size} of {size} entries are not finite"
+            self._odd = f"{label} is {flat[bad[0]]}, and {count}"
+            self._note(np.inf, label, flat[bad[0]], None)
+        else:
+            return False
+        self._size += size
+        return True
+
+    def _note(self, error: float, where: str, given: Any, expected: Any) -> None:
+        if error > self._error:
+            one, other = (None if value is None else float(value) for value in (given, expected))
+            self._error, self._worst = error, (where, one, other)
+
+    @property
+    def passed(self) -> bool:
+        return self._error <= self._claims.tolerance
+
+    def layer(self, finding: Finding | None) -> LayerCheck:
+        """The layer's report, with what explains it."""
+        passed = self.passed
+        if not passed and (finding is None or finding.mistake == "unknown") and self._odd:
+            finding = Finding("unknown", self._index, self._odd)
+        return LayerCheck(
+            self._index,
+            passed,
+            max(self._error, 0.0),
+            None if finding is None else finding.mistake,
+            None if finding is None else finding.origin,
+            "" if finding is None else finding.text,
+            *self._worst,
+            self._method,
+            self._size,
+            self._checked,
+            self._skipped,
+        )

@@ -13,7 +13,7 @@ from bcenet import rows as rows_
 from bcenet.gradient_check import claims as claims_
 from bcenet.gradient_check import function
 from bcenet.gradient_check.claims import Claims
-from bcenet.gradient_check.mistakes import MISTAKES, Finding, find
+from bcenet.gradient_check.mistakes import MISTAKES, find
 from bcenet.gradient_check.report import Findings, GradientCheck, LayerCheck
 from bcenet.gradient_check.twin import STEP, Twin
 from bcenet.network import Network
@@ -154,15 +154,16 @@ def _claims(twin: Twin, gradients: Any, orientation: str) -> Claims:
     return max(readings, key=lambda claims: _sense(twin, claims))
 
 
-def _sense(twin: Twin, claims: Claims) -> tuple[int, int]:
-    """(layers whose dW is right, wrong layers whose mistake is known)."""
+def _sense(twin: Twin, claims: Claims) -> tuple[int, int, int]:
+    """(layers whose dW is right, others whose mistake is known, minus how many were made)."""
     wrong = []
     for index, layer in enumerate(claims.layers):
         truth = twin.gradient(index, "dW", twin.deltas[index])
         limit = claims.tolerance * np.abs(truth).max() + twin.noise(index, "dW", claims.eps, None)
         wrong.append(not np.abs(layer["dW"] - truth).max() <= limit)
-    found: list[Finding | None] = find(twin, claims.given(), wrong, claims.eps, claims.tolerance)
-    return wrong.count(False), sum(f is not None and f.mistake != "unknown" for f in found)
+    found = find(twin, claims.given(), wrong, claims.eps, claims.tolerance)
+    known = [finding for finding in found if finding and finding.mistake != "unknown"]
+    return wrong.count(False), len(known), -sum(finding.own for finding in known)
 
 
 def _layer(twin: Twin, claims: Claims, index: int) -> Findings:

@@ -44,6 +44,8 @@ class Claims(Record):
             wide = {name: array.astype(np.float64) for name, array in layer.items()}
             wide["dW"] = wide["dW"].T if orientation == "columns" else wide["dW"]
             wide["db"] = wide["db"].reshape(-1)
+            if wide["db"].size == 1:  # one number for all units: what an update makes of it
+                wide["db"] = np.repeat(wide["db"], wide["dW"].shape[1])
             turned.append(wide)
         return cls(
             turned,
@@ -59,11 +61,15 @@ class Claims(Record):
     def label(self, index: int, name: str, entry: int) -> str:
         """An entry of an array in rows, as the user would write it."""
         shape = self.shapes[index][name]
+        if self.orientation == "flat":
+            return f"gradients[{entry}]"
+        if np.prod(shape) == 1:
+            entry = 0
         if name == "dW" and self.orientation == "columns":
             place = np.unravel_index(entry, shape[::-1])[::-1]
         else:
             place = np.unravel_index(entry, shape)
-        return f"{name}[{', '.join(str(int(i)) for i in place)}]"
+        return f"{name}[{', '.join(str(int(i)) for i in place)}]" if shape else name
 
 
 def pairs_of(gradients: Any, count: int) -> Pairs:
@@ -89,6 +95,8 @@ def check_bias(index: int, db: np.ndarray, fan_out: int, n: int) -> None:
     """ValueError for a db whose shape is neither right nor that of a sum over a wrong axis."""
     size = db.size
     if size in (fan_out, 1, n) and db.shape in ((), (size,), (size, 1), (1, size)):
+        return
+    if db.shape in ((n, fan_out), (fan_out, n)):  # over none
         return
     raise ValueError(
         f"gradients[{index}] must have a db of shape ({fan_out},), ({fan_out}, 1) or "
@@ -130,8 +138,8 @@ def orientation_of(pairs: Pairs, shapes: list[tuple[int, ...]], orientation: str
         raise ValueError(f"gradients[{index}] must have a dW of shape {text}; got {dw.shape}{hint}")
     if orientation != "auto":
         return orientation
-    for _, db in pairs:
-        if db.ndim == 2 and db.size > 1:
+    for (_, db), (_, fan_out) in zip(pairs, shapes, strict=True):
+        if db.ndim == 2 and db.size == fan_out > 1:
             return "columns" if db.shape[1] == 1 else "rows"
     return None
 

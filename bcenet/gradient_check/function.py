@@ -142,8 +142,8 @@ def _twin(f: _Function, X: Any, y: Any, loss: float, orientation: str) -> tuple[
             twin = Twin(network, rows_.check(network, *rows))
             # Their mean, the mean over rows of the sum over labels, or the sum.
             for divisor in (twin.divisor, float(twin.n), 1.0):
-                if abs(twin.loss * twin.divisor / divisor - loss) <= 1e-9 * abs(loss):
-                    twin.divisor = divisor
+                if abs(twin.loss * twin.divisor / divisor - loss) <= 1e-6 * abs(loss):
+                    twin.is_mean, twin.divisor = divisor == twin.divisor, divisor
                     return twin, read
     return None, orientation
 
@@ -288,12 +288,12 @@ def _guess(
             break
     if not found:
         text = "none of the mistakes that can be told from the loss alone gives these numbers"
-        return Finding("unknown", index, text)
+        return Finding("unknown", index, text, 1)
     mistakes = list(dict.fromkeys(found.values()))
     names = (
         "the gradient" if len(found) == len(known) and len(mistakes) == 1 else " and ".join(found)
     )
-    return Finding(mistakes[0][0], index, f"{names} {mistakes[0][1]}")
+    return Finding(mistakes[0][0], index, f"{names} {mistakes[0][1]}", 1)
 
 
 def _fits(given: np.ndarray, expected: np.ndarray) -> bool:

@@ -42,11 +42,13 @@ class Given(Record):
 
 
 class Finding(Record):
-    """What is wrong in a layer: the mistake, the layer it was made in, and what was done."""
+    """What is wrong in a layer: the mistake, the layer it was made in, what was done, and how many
+    mistakes were made in this layer."""
 
     mistake: str
     origin: int
     text: str
+    own: int
 
 
 class _Step(Record):
@@ -90,7 +92,7 @@ def find(
             best = search.best(index, ways)
             if best is None:
                 text = _describe(twin, index, given[index])
-                findings[index] = Finding("unknown", index, text)
+                findings[index] = Finding("unknown", index, text, 1)
             else:
                 findings[index], way = best
                 led = [way]
@@ -128,7 +130,7 @@ class _Search:
                 causes += [f for f in own if f.mistake in _FACTORS]
                 if causes:
                     text = ". Besides, ".join(f.text for f in causes)
-                    finding = Finding(causes[0].mistake, causes[0].origin, text)
+                    finding = Finding(causes[0].mistake, causes[0].origin, text, len(own))
                     rank = (len(own), MISTAKES.index(finding.mistake))
                     found.append((rank, finding, _Way(step.delta, cause)))
         if not found:
@@ -233,23 +235,22 @@ def _right_step(twin: Twin, index: int, above: Delta) -> Delta:
 
 
 def _following(cause: Finding) -> Finding:
-    return Finding(
-        cause.mistake, cause.origin, f"it follows from the delta of layer {cause.origin}, see there"
-    )
+    text = f"it follows from the delta of layer {cause.origin}, see there"
+    return Finding(cause.mistake, cause.origin, text, 0)
 
 
 def _own(index: int, step: _Step, dw: _Form, db: _Form) -> list[Finding]:
     """The mistakes made in a layer, each once, in the order of its computing."""
     own = []
     if step.mistake is not None:
-        own.append(Finding(step.mistake, index, step.text))
+        own.append(Finding(step.mistake, index, step.text, 1))
     if dw.mistake == db.mistake and dw.text == db.text:
         parts = [("the gradient", dw)]
     else:
         parts = [("db", db), ("dW", dw)] if dw.mistake in _FACTORS else [("dW", dw), ("db", db)]
     for name, form in parts:
         if form.mistake is not None:
-            own.append(Finding(form.mistake, index, f"{name} {form.text}"))
+            own.append(Finding(form.mistake, index, f"{name} {form.text}", 1))
     return own
 
 
@@ -275,20 +276,27 @@ def _last_steps(twin: Twin) -> Iterator[_Step]:
 def _other_slopes(twin: Twin, index: int, da: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     """Derivatives that are not this layer's, of a shape that can be taken for it."""
     name, width = twin.names[index], twin.coefs[index].shape[1]
-    if name == "identity":
-        return
-    places = [("the inputs", twin.inputs)]
-    places += [(f"layer {other}'s z", y) for other, y in enumerate(twin.y) if other != index]
-    slopes = [(f"layer {other}'s own", s) for other, s in enumerate(twin.slopes) if other != index]
-    for text, values in places:
+    others = [other for other in range(len(twin.y)) if other != index]
+    places = [
+        ("the inputs", twin.inputs),
+        *((f"layer {other}'s z", twin.y[other]) for other in others),
+    ]
+    places.append(("the delta that came back", da))
+    for place, values in places:
         if values.shape[1] in (1, width):
-            slope = kernels.activate(name, values)[1]
-            yield f"the derivative of {name} was taken at {text}, not at this layer's z", slope
-    for text, slope in slopes:
+            if name != "identity":
+                slope = kernels.activate(name, values)[1]
+                yield f"the derivative of {name} was taken at {place}, not at this layer's z", slope
+            mask = (values > 0).astype(np.float64)
+            yield f"the delta was masked where {place} is not above 0", mask
+    for other in others:
+        slope = twin.slopes[other]
         if slope.shape[1] in (1, width):
-            yield f"the delta was multiplied by {text} derivative, not by this layer's", slope
-    slope = kernels.activate(name, da)[1]
-    yield f"the derivative of {name} was taken at the delta that came back, not at z", slope
+            text = f"the delta was multiplied by layer {other}'s derivative, not by this layer's"
+            yield text, slope
+    if name != "relu":
+        text = f"the delta was masked as relu's is, where it takes the derivative of {name}"
+        yield text, kernels.activate("relu", twin.y[index])[1]
 
 
 def _mistaken_formulas(twin: Twin, index: int, da: np.ndarray) -> Iterator[_Step]:
@@ -300,6 +308,10 @@ def _mistaken_formulas(twin: Twin, index: int, da: np.ndarray) -> Iterator[_Step
     if name == "sigmoid":
         text = "the derivative of the sigmoid was computed as z (1 - z); it is a (1 - a)"
         slopes.append((text, y * (1 - y)))
+    for other in kernels.activation_names():
+        if other != name:
+            text = f"the derivative of {other} was taken, where the layer's activation is {name}"
+            slopes.append((text, kernels.activate(other, y)[1]))
     for text, slope in slopes:
         yield _Step("unknown", text, twin.back(index, da, slope))
 
@@ -307,12 +319,14 @@ def _mistaken_formulas(twin: Twin, index: int, da: np.ndarray) -> Iterator[_Step
 def _factors(twin: Twin) -> list[tuple[float, str | None, str]]:
     """Factors of a whole array: (factor, mistake, text)."""
     n, k, whole = twin.n, twin.k, twin.divisor
-    sums = {
-        whole / n: f"the labels of a row were added, and their mean over the {n} rows was taken; "
-        f"the loss is the mean over all {k} labels of all rows",
-        whole / k: f"the sum over the {n} rows was not divided by their number",
-        whole: "the sum was not divided by the number of its terms",
-    }
+    sums = {whole: f"it is the sum over the {n} samples, not divided by their number"}
+    if twin.is_mean and k > 1:
+        sums[whole] = f"it is the sum over {n} samples and {k} labels, not divided by {n * k}"
+        sums[whole / k] = f"it is the mean over {k} labels, but the sum over the {n} samples"
+        sums[whole / n] = (
+            f"it is the mean over {n} samples, but the sum over their {k} labels; the loss is the "
+            "mean over both"
+        )
     factors: list[tuple[float, str | None, str]] = [
         (1.0, None, ""),
         (-1.0, "sign", "has the opposite sign, as from y - p where it should be p - y"),
@@ -361,10 +375,13 @@ def _bias_forms(twin: Twin, index: int, delta: Delta, size: int) -> Iterator[_Fo
     sums = []
     if fan_out > 1 and size in (1, fan_out):
         everything = np.full(size, dz.sum())
-        sums.append(("is the sum over rows and units, one number for all units", everything))
+        sums.append(("is the sum over samples and units, one number for all units", everything))
     if n > 1 and size == n:
-        text = "is the sum over the units, one number a row; it is the sum over the rows"
+        text = "is the sum over the units, one number a sample; it must be the sum over the samples"
         sums.append((text, dz.sum(1)))
+    if min(n, fan_out) > 1 and size == n * fan_out:
+        text = "is the delta itself; it must be the sum over the samples"
+        sums += [(text, dz.reshape(-1)), (text, dz.T.reshape(-1))]
     for text, total in sums:
         for divisor in dict.fromkeys((whole, whole / k, 1.0, n, k)):
             for more in dict.fromkeys((1, fan_out)):
@@ -396,6 +413,6 @@ def _describe(twin: Twin, index: int, here: Given) -> str:
             text = f"{name} is wrong in {off.sum()} of {off.size} entries"
             if units.size < truth.shape[-1]:
                 listed = ", ".join(map(str, units[:5])) + (", ..." if units.size > 5 else "")
-                text += f", all in the column{'s' * (units.size > 1)} of unit {listed}"
+                text += f", all of unit{'s' * (units.size > 1)} {listed}"
             parts.append(text)
     return "none of the known mistakes gives these numbers: " + ", ".join(parts)

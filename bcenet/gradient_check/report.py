@@ -12,6 +12,12 @@ from bcenet.gradient_check.mistakes import Finding
 from bcenet.records import Record
 
 _PAGE = "docs/check-gradient.md"
+_RIGHT = "The gradient is right in every layer."
+
+
+def _layers(indices: list[int]) -> str:
+    *first, last = map(str, indices)
+    return f"Layers {', '.join(first)} and {last}" if first else f"Layer {last}"
 
 
 class LayerCheck(Record):
@@ -62,10 +68,11 @@ class GradientCheck(Record):
         return {**self.__dict__, "layers": [dict(layer.__dict__) for layer in self.layers]}
 
     def __str__(self) -> str:
-        head = ["layer", "verdict", "largest error", "at", "given", "should be", "compared"]
-        table = [[*head, "skipped", "mistake"]]
+        kinks = any(layer.skipped for layer in self.layers)
+        head = ["layer", "verdict", "error", "at", "given", "should be", "compared"]
+        table = [[*head, *["skipped"] * kinks, "mistake"]]
         for layer in self.layers:
-            verdict = "WRONG" if not layer.passed else "right" if layer.checked else "-"
+            verdict = "right" if layer.passed else "WRONG" if layer.where else "-"
             table.append(
                 [
                     str(layer.index),
@@ -75,27 +82,37 @@ class GradientCheck(Record):
                     "-" if layer.given is None else f"{layer.given:.6g}",
                     "-" if layer.expected is None else f"{layer.expected:.6g}",
                     f"{layer.checked} of {layer.size}",
-                    str(layer.skipped),
+                    *[str(layer.skipped)] * kinks,
                     layer.mistake or "",
                 ]
             )
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         lines = [
-            "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
-            for row in table
+            self._verdict(),
+            *(
+                "  ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)).rstrip()
+                for row in table
+            ),
+            *textwrap.wrap(self._legend(), 100),
         ]
-        lines += textwrap.wrap(self._legend(), 100)
+        told: dict[tuple[str | None, str], list[int]] = {}
         for layer in reversed(self.layers):  # as backpropagation meets them
             if not layer.passed:
-                text = f"Layer {layer.index}, {layer.mistake}: {layer.explanation}."
-                lines += textwrap.wrap(text, 100, subsequent_indent="    ")
-        if not self.passed:
+                told.setdefault((layer.mistake, layer.explanation), []).append(layer.index)
+        for (mistake, text), layers in told.items():
+            text = f"{_layers(layers)}, {mistake}: {text}."
+            lines += textwrap.wrap(text, 100, subsequent_indent="    ")
+        if told:
             lines.append(f"{_PAGE} describes each mistake.")
         return "\n".join(lines)
 
+    def _verdict(self) -> str:
+        wrong = [layer.index for layer in self.layers if not layer.passed]
+        return f"The gradient is not right in {_layers(wrong).lower()}." if wrong else _RIGHT
+
     def _legend(self) -> str:
         methods = " and ".join(sorted({layer.method for layer in self.layers}))
-        text = f"Errors are relative to the largest entry of dW or db; found by {methods}"
+        text = f"Errors are parts of the largest entry of dW or db, from {methods}"
         if self.orientation == "columns":
             text += "; dW is (fan_out, fan_in)"
         if any(layer.skipped for layer in self.layers):
@@ -109,7 +126,7 @@ class Findings:
     def __init__(self, claims: Claims, index: int, method: str) -> None:
         self._claims, self._index, self._method = claims, index, method
         self._size = self._checked = self._skipped = 0
-        self._error = -1.0
+        self._error = -1.0  # nothing compared yet
         self._worst: tuple[str | None, float | None, float | None] = (None, None, None)
         self._odd = ""
 
@@ -168,13 +185,15 @@ class Findings:
 
     @property
     def passed(self) -> bool:
-        return self._error <= self._claims.tolerance
+        return 0 <= self._error <= self._claims.tolerance
 
     def layer(self, finding: Finding | None) -> LayerCheck:
         """The layer's report, with what explains it."""
         passed = self.passed
+        if self._error < 0:
+            self._odd = "no entry could be compared, because every step crosses a kink"
         if not passed and (finding is None or finding.mistake == "unknown") and self._odd:
-            finding = Finding("unknown", self._index, self._odd)
+            finding = Finding("unknown", self._index, self._odd, 1)
         return LayerCheck(
             self._index,
             passed,

@@ -59,7 +59,8 @@ class Twin:
     Attributes:
         befores, y, a, slopes: of each layer, (n, fan): a_{l-1}, y_l, a_l, g'(y_l).
         coefs, names: weights (fan_in, fan_out) and activations of each layer.
-        delta: dz_L, (n, k). deltas: (dy, dz) of each layer. divisor: D.
+        delta: dz_L, (n, k). deltas: (dy, dz) of each layer.
+        divisor: D. is_mean: whether it is the sum of the weights, as in the loss of a network.
         magnitude: the largest sum of |a W| and |b| of any z: what its rounding grows with.
     """
 
@@ -89,7 +90,7 @@ class Twin:
         weight = np.ones_like(targets)
         if rows.weight is not None:
             weight *= rows.weight.reshape(self.n, -1)
-        self.divisor = float(weight.sum())
+        self.divisor, self.is_mean = float(weight.sum()), True
         smooth = targets * (1 - label_smoothing) + label_smoothing / 2
         self._negative = weight * (1 - smooth)
         self._positive = weight * smooth * (1.0 if pos_weight is None else pos_weight)

@@ -56,3 +56,10 @@ def test_the_callbacks_of_the_training_page(tmp_path, monkeypatch, capsys):
     loss = bcenet.bce_loss(logits, names["y_held_out"])
     assert bcenet.metrics.log_loss(names["y_held_out"], names["calibrated"]) < loss
     assert np.isfinite(names["threshold"])
+
+
+def test_the_report_of_the_page_on_gradient_checks(tmp_path, monkeypatch, capsys):
+    names = run("docs/check-gradient.md", tmp_path, monkeypatch, capsys)
+    report = bcenet.check_gradient(names["net"], names["X"], names["y"], names["mine"])
+    text = (ROOT / "docs/check-gradient.md").read_text(encoding="utf-8")
+    assert f"```text\n{report}\n```" in text

@@ -424,6 +424,29 @@ def test_single_precision(mistake):
     assert [layer.mistake for layer in report.layers] == names
 
 
+@pytest.mark.parametrize("mistake", [None, *VARIANTS])
+def test_a_network_in_single_precision_and_gradients_in_double(mistake):
+    """They may have been computed from its float32 numbers, or in double all the way."""
+    net = make_network((5, 8, 8, 8, 1), "tanh", "float32")
+    X, y = problem(50, 5, dtype="float32")
+    exact = net.astype("float64")
+    variant = mistake and VARIANTS[mistake][0]
+    place = (0, 0) if mistake is None else places(net, mistake, variant)[0]
+    right = backward(exact, X, y)
+    touched = differ(backward(exact, X, y, mistake, variant, *place), right)
+    for computed_in in (net, exact):
+        wrong = backward(computed_in, X, y, mistake, variant, *place)
+        given = [(np.float64(dw), np.float64(db)) for dw, db in wrong]
+        report = bcenet.check_gradient(net, X, y, given)
+        names = [mistake if index in touched else None for index in range(4)]
+        assert [layer.mistake for layer in report.layers] == names
+    # A small mistake in double is no rounding.
+    small = backward(exact, X, y, "updated-weights", rate=1e-4)
+    report = bcenet.check_gradient(net, X, y, small)
+    assert 1e-6 < report.layers[2].max_relative_error < 1e-4
+    assert [layer.mistake for layer in report.layers] == ["updated-weights"] * 3 + [None]
+
+
 # -------------------------------------------------------------------- orientation and shapes
 
 
@@ -498,7 +521,7 @@ BAD_GRADIENTS = {
     ),
     "db": (
         shapes(((4, 6), 6), ((6, 3), 2), ((3, 1), 1)), {}, ValueError,
-        r"gradients\[1\] must have a db of shape \(3,\), \(3, 1\) or \(1, 3\); got \(2,\)",
+        r"gradients\[1\].*db of shape \(3,\) or \(1, 3\) \(orientation 'rows'\); got \(2,\)",
     ),
     "orientation": (
         shapes(((4, 6), 6), ((6, 3), 3), ((3, 1), 1)), {"orientation": "cols"}, ValueError,

@@ -33,6 +33,12 @@ class Claims(Record):
     eps: float
     tolerance: float
 
+    def rounded_as(self, dtype: Any) -> Claims:
+        """The same, as if it had been computed in a dtype."""
+        dtype = np.dtype(dtype)
+        eps, tolerance = float(np.finfo(dtype).eps), _TOLERANCE[dtype.itemsize]
+        return Claims(self.layers, self.shapes, self.orientation, eps, tolerance)
+
     @classmethod
     def of(cls, layers: list[dict[str, np.ndarray]], orientation: str) -> Claims:
         """From arrays of an orientation."""
@@ -47,13 +53,8 @@ class Claims(Record):
             if wide["db"].size == 1:  # one number for all units: what an update makes of it
                 wide["db"] = np.repeat(wide["db"], wide["dW"].shape[1])
             turned.append(wide)
-        return cls(
-            turned,
-            [{name: array.shape for name, array in layer.items()} for layer in layers],
-            orientation,
-            float(np.finfo(coarsest).eps),
-            _TOLERANCE[coarsest.itemsize],
-        )
+        shapes = [{name: array.shape for name, array in layer.items()} for layer in layers]
+        return cls(turned, shapes, orientation, 0.0, 0.0).rounded_as(coarsest)
 
     def given(self) -> list[Given]:
         return [Given(layer["dW"], layer["db"]) for layer in self.layers]
@@ -91,16 +92,20 @@ def pairs_of(gradients: Any, count: int) -> Pairs:
     return pairs
 
 
-def check_bias(index: int, db: np.ndarray, fan_out: int, n: int) -> None:
+def check_bias(index: int, db: np.ndarray, fan_out: int, n: int, orientation: str) -> None:
     """ValueError for a db whose shape is neither right nor that of a sum over a wrong axis."""
     size = db.size
     if size in (fan_out, 1, n) and db.shape in ((), (size,), (size, 1), (1, size)):
         return
     if db.shape in ((n, fan_out), (fan_out, n)):  # over none
         return
+    flat, upright = (
+        f"({fan_out},)",
+        f"({fan_out}, 1)" if orientation == "columns" else f"(1, {fan_out})",
+    )
     raise ValueError(
-        f"gradients[{index}] must have a db of shape ({fan_out},), ({fan_out}, 1) or "
-        f"(1, {fan_out}); got {db.shape}"
+        f"gradients[{index}] must have a db of shape {flat} or {upright} (orientation "
+        f"{orientation!r}); got {db.shape}"
     )
 
 

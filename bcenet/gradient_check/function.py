@@ -181,6 +181,7 @@ def _flat_claims(f: _Function, gradients: Any) -> Claims:
 
 def _claims(f: _Function, gradients: Any, twin: Twin | None, read: str) -> Claims:
     pairs = claims_.pairs_of(gradients, len(f.layers))
+    read = "rows" if read == "auto" else read
     for index, ((dw, db), (weights, bias)) in enumerate(zip(pairs, f.layers, strict=True)):
         if dw.shape != weights.shape:
             hint = ", its transpose" if dw.shape == weights.shape[::-1] else ""
@@ -188,9 +189,9 @@ def _claims(f: _Function, gradients: Any, twin: Twin | None, read: str) -> Claim
                 f"gradients[{index}] must have a dW of its W's shape {weights.shape}; "
                 f"got {dw.shape}{hint}"
             )
-        claims_.check_bias(index, db, bias.size, bias.size if twin is None else twin.n)
+        claims_.check_bias(index, db, bias.size, bias.size if twin is None else twin.n, read)
     layers = [{"dW": dw, "db": db} for dw, db in pairs]
-    return Claims.of(layers, "rows" if read == "auto" else read)
+    return Claims.of(layers, read)
 
 
 # ------------------------------------------------------------------------------ the verdict

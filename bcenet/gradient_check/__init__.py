@@ -15,7 +15,7 @@ from bcenet.gradient_check import function
 from bcenet.gradient_check.claims import Claims
 from bcenet.gradient_check.mistakes import MISTAKES, find
 from bcenet.gradient_check.report import Findings, GradientCheck, LayerCheck
-from bcenet.gradient_check.twin import STEP, Twin
+from bcenet.gradient_check.twin import Twin
 from bcenet.network import Network
 
 if TYPE_CHECKING:
@@ -38,11 +38,11 @@ def check_gradient(
 ) -> GradientCheck:
     """Compare a gradient of the mean loss with differences of the loss, and name the mistake.
 
-    In float64, layer by layer. Where a layer and those after it have smooth activations, by the
-    complex step Im C(w + i h) / h, which rounds nothing away (Squire and Trapp 1998); else by
-    central differences (C(w + h) - C(w - h)) / 2 h. Of an array with more than 200 entries a
-    sample is compared, the same every time, and the entries that look worst; an entry is
-    skipped, and counted, where a step crosses a kink.
+    In float64, layer by layer: of a network by the complex step Im C(w + ih) / h, a difference that
+    rounds nothing away (Squire and Trapp 1998); of a function by central differences
+    (C(w + h) - C(w - h)) / 2 h. Of an array with more than 200 entries a sample is compared, the
+    same every time, and the entries that look worst; where a kink, such as relu's at 0, is within
+    the rounding of z, or within the step of a function, an entry is skipped and counted.
 
     A wrong gradient is then compared with what each well-known mistake gives, to rounding. Each
     wrong layer's ``mistake`` is one of these, which ``docs/check-gradient.md`` describes:
@@ -171,7 +171,7 @@ def _sense(twin: Twin, claims: Claims) -> tuple[int, int, int]:
     wrong = []
     for index, layer in enumerate(claims.layers):
         truth = twin.gradient(index, "dW", twin.deltas[index])
-        limit = claims.tolerance * np.abs(truth).max() + twin.noise(index, "dW", claims.eps, None)
+        limit = claims.tolerance * np.abs(truth).max() + twin.noise(index, "dW", claims.eps)
         wrong.append(not np.abs(layer["dW"] - truth).max() <= limit)
     found = find(twin, claims.given(), wrong, claims.eps, claims.tolerance)
     known = [finding for finding in found if finding and finding.mistake != "unknown"]
@@ -179,9 +179,8 @@ def _sense(twin: Twin, claims: Claims) -> tuple[int, int, int]:
 
 
 def _layer(twin: Twin, claims: Claims, index: int) -> Findings:
-    """A layer's arrays against the twin's differences."""
-    step = None if twin.is_smooth(index) else STEP
-    findings = Findings(claims, index, "complex step" if step is None else "central differences")
+    """A layer's arrays against the twin's derivatives."""
+    findings = Findings(claims, index)
     for name in twin.array_names(index):
         claim = claims.layers[index].get(name)
         if claim is None:  # (dW, db) of a network that has more
@@ -190,17 +189,11 @@ def _layer(twin: Twin, claims: Claims, index: int) -> Findings:
         if findings.is_refused(name, truth.size):
             continue
         entries = claims_.choose(claim - truth, np.random.default_rng(index))
-        slopes, crossed = twin.differences(index, name, entries, step)
-        used = step
-        if step is not None and 2 * crossed.sum() > crossed.size:
-            # Of very many rows some unit is always near its kink.
-            used = step / 100
-            slopes, crossed = twin.differences(index, name, entries, used)
-        findings.compare(
-            name,
-            entries,
-            slopes,
-            crossed,
-            twin.noise(index, name, claims.eps, used) / claims.tolerance,
-        )
+        slopes, distances = twin.derivatives(index, name, entries)
+        # Nearer than z is known by whoever computed the gradient; of very many rows some always is.
+        near = twin.rounding(claims.eps)
+        if 2 * (distances <= near).sum() > entries.size:
+            near /= 100
+        noise = twin.noise(index, name, claims.eps)
+        findings.compare(name, entries, slopes, distances <= near, noise / claims.tolerance)
     return findings

@@ -18,8 +18,12 @@ from bcenet.gradient_check import claims as claims_
 from bcenet.gradient_check.claims import Claims
 from bcenet.gradient_check.mistakes import Finding, find
 from bcenet.gradient_check.report import Findings, GradientCheck
-from bcenet.gradient_check.twin import EPS, STEP, Twin
+from bcenet.gradient_check.twin import Twin
 from bcenet.network import Network
+
+_EPS = float(np.finfo(np.float64).eps)
+# The cube root of the rounding unit balances rounding (u / h) and truncation (h^2).
+_STEP = 6e-6
 
 
 class _Function:
@@ -201,7 +205,7 @@ def _layer(
     f: _Function, claims: Claims, index: int, loss: float, twin: Twin | None
 ) -> tuple[Findings, dict[str, np.ndarray]]:
     """A layer against differences, and those by name, NaN where there are none."""
-    findings = Findings(claims, index, "central differences")
+    findings = Findings(claims, index)
     known: dict[str, np.ndarray] = {}
     for name, values in zip(("dW", "db"), f.layers[index], strict=False):
         claim = claims.layers[index][name]
@@ -232,7 +236,7 @@ def _differences(
     """
     slopes, crossed = np.full(entries.size, np.nan), np.ones(entries.size, bool)
     noise = 0.0
-    for step in (STEP, STEP / 30, STEP / 1000):  # shorter: for large X, and beside kinks
+    for step in (_STEP, _STEP / 30, _STEP / 1000):  # shorter: for large X, and beside kinks
         todo = np.flatnonzero(crossed)
         if todo.size == 0:
             break
@@ -252,7 +256,7 @@ def _differences(
             half_bend = (half_above - 2 * loss + half_below) / (h / 2)
             slopes[at] = (4 * half - whole) / 3
             unsteady[number] = max(abs(whole - half), abs(bend - 2 * half_bend))
-        noise = 50 * EPS * abs(loss) / step
+        noise = 50 * _EPS * abs(loss) / step
         scale = np.abs(slopes[np.isfinite(slopes)]).max(initial=0.0)
         crossed[todo] = unsteady > tolerance / 5 * scale + noise
     return slopes, crossed, noise

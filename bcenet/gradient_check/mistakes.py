@@ -108,6 +108,9 @@ class _Search:
     def best(self, index: int, ways: list[_Way]) -> tuple[Finding, _Way] | None:
         """The explanation of a layer with the fewest mistakes of its own, and where it leads."""
         twin, here = self._twin, self._given[index]
+        errors = [self._error(index, "dW", here.dw), self._error(index, "db", here.db)]
+        if not any(errors):
+            return None
         found: list[tuple[tuple[int, int], Finding, _Way]] = []
         for way in ways if index < twin.last else [_Way(twin.deltas[index], None)]:
             if index == twin.last:
@@ -115,11 +118,13 @@ class _Search:
             else:
                 steps = self._hidden_steps(index, way.delta)
             for step in steps:
-                dw = self._match(index, "dW", here.dw, _weight_forms(twin, index, step.delta))
+                dw = self._match(
+                    index, "dW", here.dw, errors[0], _weight_forms(twin, index, step.delta)
+                )
                 if dw is None:
                     continue
                 forms = _bias_forms(twin, index, step.delta, here.db.size)
-                db = self._match(index, "db", here.db, forms)
+                db = self._match(index, "db", here.db, errors[1], forms)
                 if db is None:
                     continue
                 own = _own(index, step, dw, db)
@@ -138,22 +143,27 @@ class _Search:
         _, finding, way = min(found, key=lambda one: one[0])
         return finding, way
 
+    def _error(self, index: int, name: str, claim: np.ndarray) -> float:
+        """How far an array is from the right one; 0 where that is near enough."""
+        truth = self._twin.gradient(index, name, self._twin.deltas[index])
+        if claim.shape != truth.shape:
+            return np.inf
+        error = float(np.abs(claim - truth).max())
+        noise = self._twin.noise(index, name, self._eps)
+        return 0.0 if error <= self._tolerance * np.abs(truth).max() + noise else error
+
     def _match(
-        self, index: int, name: str, claim: np.ndarray, forms: Iterable[_Form]
+        self, index: int, name: str, claim: np.ndarray, error: float, forms: Iterable[_Form]
     ) -> _Form | None:
         """The first form that an array has, to rounding, and that leaves next to no error over."""
-        twin = self._twin
-        truth = twin.gradient(index, name, twin.deltas[index])
-        noise = twin.noise(index, name, self._eps, None)
-        error = np.abs(claim - truth).max() if claim.shape == truth.shape else np.inf
-        if error <= self._tolerance * np.abs(truth).max() + noise:  # this array is right
-            tolerance, most = self._tolerance, np.inf
-        else:
-            tolerance, most = self._tolerance / 10, _LEFT * error
+        noise = self._twin.noise(index, name, self._eps)
         for form in forms:
-            largest = np.abs(form.value).max()
-            limit = min(tolerance * largest + noise, most)
-            if np.abs(claim - form.value).max() <= limit and (largest > 0 or most == np.inf):
+            largest = float(np.abs(form.value).max())
+            if error == 0:
+                limit = self._tolerance * largest + noise
+            else:
+                limit = min(self._tolerance / 10 * largest + noise, _LEFT * error)
+            if np.abs(claim - form.value).max() <= limit and (largest > 0 or error == 0):
                 return form
         return None
 
@@ -397,7 +407,7 @@ def _describe(twin: Twin, index: int, here: Given) -> str:
         if claim.shape != truth.shape:
             parts.append(f"{name} has {claim.size} entries in place of {truth.size}")
             continue
-        noise = twin.noise(index, name, 2.0**-52, None)
+        noise = twin.noise(index, name, 2.0**-52)
         scale = float(np.abs(truth).max()) + noise
         off = ~(np.abs(claim - truth) <= 1e-4 * scale)
         own = float((truth * truth).sum())

@@ -32,8 +32,8 @@ class LayerCheck(Record):
         explanation: what was done, in words; "" where the layer is right.
         where: the entry with the largest error, "dW[2, 0]"; given: its value; expected: what the
             difference says. None where there is no such number.
-        method: "complex step" or "central differences". size: entries of the layer, of which
-            checked: compared; skipped: not, because a step crosses a kink, such as a ReLU's.
+        size: entries of the layer, of which checked: compared; skipped: not, because they lie at
+            a kink, such as a ReLU's.
     """
 
     index: int
@@ -45,7 +45,6 @@ class LayerCheck(Record):
     where: str | None
     given: float | None
     expected: float | None
-    method: str
     size: int
     checked: int
     skipped: int
@@ -111,20 +110,19 @@ class GradientCheck(Record):
         return f"The gradient is not right in {_layers(wrong).lower()}." if wrong else _RIGHT
 
     def _legend(self) -> str:
-        methods = " and ".join(sorted({layer.method for layer in self.layers}))
-        text = f"Errors are parts of the largest entry of dW or db, from {methods}"
+        text = "Errors are parts of the largest entry of dW or db"
         if self.orientation == "columns":
             text += "; dW is (fan_out, fan_in)"
         if any(layer.skipped for layer in self.layers):
-            text += "; at the entries skipped a step crosses a kink"
+            text += "; the entries skipped lie at a kink"
         return text + "."
 
 
 class Findings:
     """The comparisons of one layer, of which the worst is kept."""
 
-    def __init__(self, claims: Claims, index: int, method: str) -> None:
-        self._claims, self._index, self._method = claims, index, method
+    def __init__(self, claims: Claims, index: int) -> None:
+        self._claims, self._index = claims, index
         self._size = self._checked = self._skipped = 0
         self._error = -1.0  # nothing compared yet
         self._worst: tuple[str | None, float | None, float | None] = (None, None, None)
@@ -191,7 +189,7 @@ class Findings:
         """The layer's report, with what explains it."""
         passed = self.passed
         if self._error < 0:
-            self._odd = "no entry could be compared, because every step crosses a kink"
+            self._odd = "no entry could be compared, because all lie at a kink"
         if not passed and (finding is None or finding.mistake == "unknown") and self._odd:
             finding = Finding("unknown", self._index, self._odd, 1)
         return LayerCheck(
@@ -202,7 +200,6 @@ class Findings:
             None if finding is None else finding.origin,
             "" if finding is None else finding.text,
             *self._worst,
-            self._method,
             self._size,
             self._checked,
             self._skipped,

@@ -21,11 +21,7 @@ if TYPE_CHECKING:
     from bcenet.network import Network
     from bcenet.rows import Rows
 
-KINKED = ("relu", "leaky_relu", "elu", "selu")  # their derivative, or its own, jumps at 0
-EPS = float(np.finfo(np.float64).eps)
-# The cube root of the rounding unit balances rounding (u / h) and truncation (h^2).
-STEP = 6e-6
-_COMPLEX_STEP = 1e-20  # no difference is taken, so nothing is rounded away
+_STEP = 1e-20  # of the complex step: no difference is taken, so nothing is rounded away
 _CHUNK = 2**18  # numbers of a layer in one pass over several entries
 
 
@@ -41,14 +37,38 @@ def _sigmoid(z: np.ndarray) -> np.ndarray:
     return np.where(positive, 1, e) / (1 + e)
 
 
-# Activations without a kink that NumPy computes of complex numbers; gelu's erf it does not.
-COMPLEX: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+def _elu(z: np.ndarray) -> np.ndarray:
+    positive = z.real > 0
+    return np.where(positive, z, np.expm1(np.where(positive, 0, z)))
+
+
+def _selu(z: np.ndarray) -> np.ndarray:
+    # Klambauer et al., "Self-Normalizing Neural Networks", 2017.
+    below = 1.6732632423543772848170429916717 * _elu(np.where(z.real > 0, 0, z))
+    return 1.0507009873554804934193349852946 * np.where(z.real > 0, z, below)
+
+
+def _gelu(z: np.ndarray) -> np.ndarray:
+    """z F(z), F(x + ih) = F(x) + ih F'(x) for a tiny h, and F' is the normal density."""
+    x = z.real
+    cdf = np.where(x == 0, 0.5, kernels.activate("gelu", x)[0] / x)
+    return z * (cdf + 1j * z.imag * np.exp(-x * x / 2) / np.sqrt(2 * np.pi))
+
+
+# Of complex numbers, on the side of the real part where there is a kink.
+_ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "identity": lambda z: z,
+    "relu": lambda z: np.where(z.real > 0, z, 0),
+    "leaky_relu": lambda z: np.where(z.real > 0, z, 0.01 * z),
+    "elu": _elu,
+    "selu": _selu,
+    "gelu": _gelu,
+    "silu": lambda z: z * _sigmoid(z),
     "tanh": np.tanh,
     "sigmoid": _sigmoid,
-    "silu": lambda z: z * _sigmoid(z),
     "softplus": _softplus,
 }
+_KINKED = ("relu", "leaky_relu", "selu")  # whose derivative jumps at 0
 
 Delta = tuple[np.ndarray, np.ndarray]  # (dy, dz) of a layer, (n, fan_out) each
 
@@ -104,7 +124,10 @@ class Twin:
         )
         self.odds = losses.sigmoid(logits) * losses.sigmoid(-logits)  # p (1 - p), to its digits
         self.deltas: list[Delta] = self._spread(self.delta)
-        self._sizes = [self._spread(np.abs(start), np.abs) for start in (self.delta, weight)]
+        steps = [_ACTIVATIONS[g](y + 1j * _STEP) for g, y in zip(self.names, self.y, strict=True)]
+        steps[-1] = self._losses(logits + 1j * _STEP)
+        self._steps = [step.imag / _STEP for step in steps]
+        self._units = self._spread(weight, np.abs)  # as if every dz_L were 1
         self.magnitude = max(
             float((np.abs(a) @ np.abs(w) + np.abs(b)).max())
             for a, w, b in zip(self.befores, self.coefs, self.intercepts, strict=True)
@@ -167,53 +190,36 @@ class Twin:
         assert norm is not None  # it has a gain
         return norm.normed
 
-    def noise(self, index: int, name: str, eps: float, step: float | None) -> float:
-        """What rounding may add to an entry of a gradient computed with ``eps``, and to a
-        difference with a ``step``, None for the complex one."""
-        terms, units = (
-            float(self.gradient(index, name, sizes[index], np.abs).max()) for sizes in self._sizes
+    def rounding(self, eps: float) -> float:
+        """What rounding with ``eps`` may do to a z."""
+        return eps * max(8.0, self.magnitude if np.isfinite(self.magnitude) else 0.0)
+
+    def noise(self, index: int, name: str, eps: float) -> float:
+        """What rounding with ``eps`` may do to an entry of a gradient: dz is off as z and p are."""
+        return self.rounding(eps) * float(
+            self.gradient(index, name, self._units[index], np.abs).max()
         )
-        noise = eps * max(8.0, self.magnitude) * units  # z and p - y are rounded as they and 1 are
-        if step is not None:
-            noise += 1e-10 * STEP / step * max(1.0, self.magnitude) * terms
-        return noise
 
-    # ---- differences --------------------------------------------------------------------------
+    # ---- derivatives by the complex step ------------------------------------------------------
 
-    def is_smooth(self, index: int) -> bool:
-        """Whether the complex step applies to a layer: to all activations from it on."""
-        return all(name in COMPLEX for name in self.names[index:])
-
-    def differences(
-        self, index: int, name: str, entries: np.ndarray, step: float | None
+    def derivatives(
+        self, index: int, name: str, entries: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(derivatives of the loss by entries of an array, whether a step crosses a kink).
+        """(Im C(w + ih) / h by entries of an array, how near to a kink is what they move).
 
-        A step of h in W[i, j] moves column j of z by h a[:, i], and nothing else before it; h is
-        such that no z of the layer moves by more than ``step``. That z and the layers behind
-        it are computed anew, and the losses compared row by row: central differences
-        (C(+h) - C(-h)) / 2 h. Without a step the derivative is Im C(i h) / h.
+        An imaginary step of W[i, j] moves column j of z by ih a[:, i], and nothing else before
+        it; how that layer and those behind it move follows. With h = 1e-20 what is real stays as
+        it is, to the last digit, and each activation's Im g(y + ih) / h is found once. The
+        distance is that of the nearest z that moves; infinite without one.
         """
-        slopes, crossed = np.empty(entries.size), np.zeros(entries.size, bool)
+        slopes, distances = np.empty(entries.size), np.empty(entries.size)
         width = max(a.shape[1] for a in self.a[index:])
         count = max(1, _CHUNK // (self.n * width))
         for start in range(0, entries.size, count):
             part = slice(start, start + count)
             direction = self._direction(index, name, entries[part])
-            largest = np.abs(direction).max((1, 2))
-            largest[largest == 0] = 1
-            direction /= largest[:, np.newaxis, np.newaxis]
-            if step is None:
-                loss, _ = self._moved(index, name, direction * (1j * _COMPLEX_STEP))
-                slope = loss.imag.sum((1, 2)) / _COMPLEX_STEP
-            else:
-                above, sides_above = self._moved(index, name, direction * step)
-                below, sides_below = self._moved(index, name, direction * -step)
-                slope = (above - below).sum((1, 2)) / (2 * step)
-                for one, other in zip(sides_above, sides_below, strict=True):
-                    crossed[part] |= (one != other).any((1, 2))
-            slopes[part] = slope * largest / self.divisor
-        return slopes, crossed
+            slopes[part], distances[part] = self._moved(index, name, direction)
+        return slopes / self.divisor, distances
 
     def _direction(self, index: int, name: str, entries: np.ndarray) -> np.ndarray:
         """How z (y for a normalisation's gain and shift) moves with each entry: (e, n, fan_out)."""
@@ -231,38 +237,33 @@ class Twin:
             direction[every, :, entries] = 1
         return direction
 
-    def _moved(
-        self, index: int, name: str, shift: np.ndarray
-    ) -> tuple[np.ndarray, list[np.ndarray]]:
-        """(weighted losses, sides of every kink) with a layer's z or y shifted."""
-        if name in ("dgain", "dshift"):
-            y = self.y[index] + shift
-        else:
-            y = self._normalize(index, self.passed.z[index] + shift)
-        sides = []
-        while index < self.last:
-            name = self.names[index]
-            if np.iscomplexobj(y):
-                a = COMPLEX[name](y)
-            else:
-                a = kernels.activate(name, y)[0]
-                if name in KINKED:
-                    sides.append(y > 0)
-            index += 1
-            y = self._normalize(index, a @ self.coefs[index] + self.intercepts[index])
-        return self._losses(y), sides
+    def _moved(self, index: int, name: str, move: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(Im of the loss, distance to a kink) with a layer's z or y moved: (e, n, fan_out)."""
+        distance = np.full(len(move), np.inf)
+        if name not in ("dgain", "dshift"):
+            move = self._normalize(index, move)
+        for layer in range(index, self.last):
+            if self.names[layer] in _KINKED:
+                away = np.where(move == 0, np.inf, np.abs(self.y[layer]))
+                distance = np.minimum(distance, away.min((1, 2)))
+            rows = (move * self._steps[layer]).reshape(-1, move.shape[2])
+            after = rows @ self.coefs[layer + 1]  # all entries in one product
+            move = self._normalize(layer + 1, after.reshape(*move.shape[:2], -1))
+        return (move * self._steps[-1]).sum((1, 2)), distance
 
-    def _normalize(self, index: int, z: np.ndarray) -> np.ndarray:
+    def _normalize(self, index: int, move: np.ndarray) -> np.ndarray:
+        """How y moves with z."""
         gains = self._gains[index]
         if gains is None:
-            return z
+            return move
+        z = self.passed.z[index] + 1j * _STEP * move
         running = self._running[index]
         if running is None:
             mean = z.mean(-1, keepdims=True)
             variance = ((z - mean) ** 2).mean(-1, keepdims=True)
         else:
             mean, variance = running
-        return gains[0] * ((z - mean) / np.sqrt(variance + 1e-5)) + gains[1]
+        return (gains[0] * ((z - mean) / np.sqrt(variance + 1e-5))).imag / _STEP
 
     def _losses(self, z: np.ndarray) -> np.ndarray:
         """w [(1-t) log(1 + e^z) + t log(1 + e^-z)] of every label."""

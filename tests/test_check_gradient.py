@@ -437,6 +437,22 @@ def test_single_precision(mistake):
     assert [layer.mistake for layer in report.layers] == names
 
 
+def test_a_mistake_too_small_to_see_in_one_layer_is_found_in_the_next():
+    """The deltas of float32 gradients are off by 9e-5 and less, and then by ten times as much."""
+    found = []
+    for seed in range(20):
+        net = make_network((3, 6, 6, 6, 1), "tanh", seed=seed)
+        X, y = rows_of(net)
+        wrong = backward(net, X, y, "updated-weights", rate=1.5e-3)
+        report = bcenet.check_gradient(
+            net, X, y, [(np.float32(a), np.float32(b)) for a, b in wrong]
+        )
+        names = [layer.mistake for layer in report.layers]
+        assert set(names) <= {None, "updated-weights"}
+        found.append(report.layers[2].passed and not report.passed)
+    assert any(found)
+
+
 @pytest.mark.parametrize("mistake", [None, *VARIANTS])
 def test_a_network_in_single_precision_and_gradients_in_double(mistake):
     """They may have been computed from its float32 numbers, or in double all the way."""

@@ -85,17 +85,20 @@ def find(
     search = _Search(twin, given, eps, tolerance)
     findings: list[Finding | None] = [None] * len(given)
     ways: list[_Way] = []
+    if not any(wrong):
+        return findings
     for index in range(twin.last, -1, -1):
         # Whoever makes no mistake in this layer is led on by those above.
         led = [_Way(_right_step(twin, index, way.delta), way.cause) for way in ways if way.cause]
+        # What is small enough to pass here may be larger in the layers before.
+        best = search.best(index, ways, tolerance if wrong[index] else tolerance / 100)
+        if best is not None:
+            finding, way = best
+            led = [way]
+        elif wrong[index]:
+            finding = Finding("unknown", index, _describe(twin, index, given[index]), 1)
         if wrong[index]:
-            best = search.best(index, ways)
-            if best is None:
-                text = _describe(twin, index, given[index])
-                findings[index] = Finding("unknown", index, text, 1)
-            else:
-                findings[index], way = best
-                led = [way]
+            findings[index] = finding
         ways = [*(way for way in led if way.cause), _Way(twin.deltas[index], None)]
     return findings
 
@@ -105,10 +108,12 @@ class _Search:
         self._twin, self._given = twin, given
         self._eps, self._tolerance = eps, tolerance
 
-    def best(self, index: int, ways: list[_Way]) -> tuple[Finding, _Way] | None:
-        """The explanation of a layer with the fewest mistakes of its own, and where it leads."""
+    def best(self, index: int, ways: list[_Way], floor: float) -> tuple[Finding, _Way] | None:
+        """The explanation of a layer with the fewest mistakes of its own, and where it leads; None
+        where nothing explains it, or errors are below a floor."""
         twin, here = self._twin, self._given[index]
-        errors = [self._error(index, "dW", here.dw), self._error(index, "db", here.db)]
+        claims = {"dW": here.dw, "db": here.db}
+        errors = [self._error(index, name, claim, floor) for name, claim in claims.items()]
         if not any(errors):
             return None
         found: list[tuple[tuple[int, int], Finding, _Way]] = []
@@ -143,14 +148,14 @@ class _Search:
         _, finding, way = min(found, key=lambda one: one[0])
         return finding, way
 
-    def _error(self, index: int, name: str, claim: np.ndarray) -> float:
-        """How far an array is from the right one; 0 where that is near enough."""
+    def _error(self, index: int, name: str, claim: np.ndarray, floor: float) -> float:
+        """How far an array is from the right one; 0 below a part of its largest entry."""
         truth = self._twin.gradient(index, name, self._twin.deltas[index])
         if claim.shape != truth.shape:
             return np.inf
         error = float(np.abs(claim - truth).max())
         noise = self._twin.noise(index, name, self._eps)
-        return 0.0 if error <= self._tolerance * np.abs(truth).max() + noise else error
+        return 0.0 if error <= floor * np.abs(truth).max() + noise else error
 
     def _match(
         self, index: int, name: str, claim: np.ndarray, error: float, forms: Iterable[_Form]

@@ -150,7 +150,7 @@ class Findings:
         scale = np.abs(expected).max() + floor
         errors = np.abs(given - expected)
         if not np.isfinite(expected).all():
-            self._odd = "the loss is not finite at a step, or the network's own numbers are not"
+            self._odd = "the network's own numbers are not finite, or the function's loss is not"
         relative = np.where(errors == 0, 0.0, errors / scale)
         relative[~np.isfinite(relative)] = np.inf
         worst = int(relative.argmax())

@@ -96,10 +96,10 @@ class Twin:
         self.names = network.activations
         self.coefs, self.intercepts = exact.coefs, exact.intercepts
         self._kinds = network.shape.normalization
-        self._statistics = iter(exact.shape.split_statistics(exact.statistics))
+        statistics = iter(exact.shape.split_statistics(exact.statistics))
         norms = iter(exact.norms)
         self._gains = [None if kind is None else next(norms) for kind in self._kinds]
-        self._running = [next(self._statistics) if k == "batch" else None for k in self._kinds]
+        self._running = [next(statistics) if k == "batch" else None for k in self._kinds]
         self.passed = passed = gradients.forward(exact, rows.X)
         self.inputs = sparse.dense(rows.X, exact.dtype)
         scaled = self.inputs if exact.scale is None else self.inputs * exact.scale
@@ -127,7 +127,8 @@ class Twin:
         steps = [_ACTIVATIONS[g](y + 1j * _STEP) for g, y in zip(self.names, self.y, strict=True)]
         steps[-1] = self._losses(logits + 1j * _STEP)
         self._steps = [step.imag / _STEP for step in steps]
-        self._units = self._spread(weight, np.abs)  # as if every dz_L were 1
+        # As if p - y were 1 everywhere.
+        self._units = self._spread(self._negative + self._positive, np.abs)
         self.magnitude = max(
             float((np.abs(a) @ np.abs(w) + np.abs(b)).max())
             for a, w, b in zip(self.befores, self.coefs, self.intercepts, strict=True)

@@ -18,10 +18,9 @@ from bcenet.gradient_check import claims as claims_
 from bcenet.gradient_check.claims import Claims
 from bcenet.gradient_check.mistakes import Finding, find
 from bcenet.gradient_check.report import Findings, GradientCheck
-from bcenet.gradient_check.twin import Twin
+from bcenet.gradient_check.twin import EPS, Twin
 from bcenet.network import Network
 
-_EPS = float(np.finfo(np.float64).eps)
 # The cube root of the rounding unit balances rounding (u / h) and truncation (h^2).
 _STEP = 6e-6
 
@@ -218,7 +217,8 @@ def _layer(
             error = claim - twin.gradient(index, name, twin.deltas[index])
         entries = claims_.choose(error, np.random.default_rng(index))
         slopes, crossed, noise = _differences(f, values, entries, loss, claims.tolerance)
-        findings.compare(name, entries, slopes, crossed, noise / claims.tolerance)
+        play = np.where(crossed, np.inf, 0.0) * [[-1], [1]]
+        findings.compare(name, entries, slopes, play, noise / claims.tolerance)
         known[name] = np.full(claim.size, np.nan)
         known[name][entries[~crossed]] = slopes[~crossed]
         known[name] = known[name].reshape(claim.shape)
@@ -256,7 +256,7 @@ def _differences(
             half_bend = (half_above - 2 * loss + half_below) / (h / 2)
             slopes[at] = (4 * half - whole) / 3
             unsteady[number] = max(abs(whole - half), abs(bend - 2 * half_bend))
-        noise = 50 * _EPS * abs(loss) / step
+        noise = 50 * EPS * abs(loss) / step
         scale = np.abs(slopes[np.isfinite(slopes)]).max(initial=0.0)
         crossed[todo] = unsteady > tolerance / 5 * scale + noise
     return slopes, crossed, noise

@@ -218,24 +218,20 @@ class _Search:
         if not np.isfinite(step_of).all():
             return
         weights, back = twin.coefs[index + 1], above[1]
-        names = ["dW", "db"] if here.db.size == twin.coefs[index].shape[1] else ["dW"]
-
-        def flat(delta: Delta) -> np.ndarray:
-            return np.concatenate([twin.gradient(index, one, delta).ravel() for one in names])
-
-        start = flat(twin.back(index, back @ weights.T))
-        change = flat(twin.back(index, back @ step_of.T))
-        claim = np.concatenate((here.dw.ravel(), here.db))[: start.size]
-        size, own = change @ change, start @ start
+        start = twin.gradient(index, "dW", twin.back(index, back @ weights.T))
+        change = twin.gradient(index, "dW", twin.back(index, back @ step_of.T))
+        size, own = (change * change).sum(), (start * start).sum()
         if not (np.isfinite(size) and size > 0 and own > 0):
             return
         # Where the change only scales the gradient any factor fits, and nothing is proved.
-        aside = change - (change @ start) / own * start
-        if aside @ aside <= 1e-8 * size:
+        aside = change - (change * start).sum() / own * start
+        if (aside * aside).sum() <= 1e-8 * size:
             return
         for factor, _, _ in _factors(twin):
-            rate = float((start - claim / factor) @ change / size)
-            if rate > 0:
+            gap = start - here.dw / factor
+            rate = float((gap * change).sum() / size)
+            left = np.abs(gap - rate * change).max()
+            if rate > 0 and left <= _LEFT * rate * np.abs(change).max():
                 yield _Step(
                     "updated-weights",
                     f"the delta came back through weights of layer {index + 1} that were already "

@@ -32,8 +32,8 @@ class LayerCheck(Record):
         explanation: what was done, in words; "" where the layer is right.
         where: the entry with the largest error, "dW[2, 0]"; given: its value; expected: what the
             difference says. None where there is no such number.
-        size: entries of the layer, of which checked: compared; skipped: not, because they lie at
-            a kink, such as a ReLU's.
+        size: entries of the layer, of which checked: compared; skipped: not, or no closer than
+            the two derivatives at a kink, such as a ReLU's, are to each other.
     """
 
     index: int
@@ -133,22 +133,26 @@ class Findings:
         name: str,
         entries: np.ndarray,
         expected: np.ndarray,
-        skipped: np.ndarray,
+        play: np.ndarray,
         floor: float,
     ) -> None:
-        """Entries of an array; the errors are relative to the largest expected, or to a floor
-        where that is next to nothing."""
+        """Entries of an array. The errors are relative to the largest expected, or to a floor where
+        that is next to nothing. ``play``, (2, entries), is the least and the most that kinks may
+        add, infinite where an entry can't be compared."""
         claim = self._claims.layers[self._index][name].reshape(-1)
         self._size += claim.size
-        kept = np.flatnonzero(~skipped)
-        self._checked += kept.size
-        self._skipped += skipped.size - kept.size
-        if kept.size == 0:
+        known = np.isfinite(play).all(0)
+        self._skipped += int((~known).sum())
+        if not known.any():
             return
-        entries, expected = entries[kept], expected[kept]
+        entries, expected, play = entries[known], expected[known], play[:, known]
         given = claim[entries]
         scale = np.abs(expected).max() + floor
-        errors = np.abs(given - expected)
+        at_kink = int((play[1] - play[0] > self._claims.tolerance * scale).sum())
+        self._skipped += at_kink
+        self._checked += entries.size - at_kink
+        excess = given - expected
+        errors = np.abs(excess - np.clip(excess, *play))
         if not np.isfinite(expected).all():
             self._odd = "the network's own numbers are not finite, or the function's loss is not"
         relative = np.where(errors == 0, 0.0, errors / scale)

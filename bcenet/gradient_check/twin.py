@@ -10,6 +10,7 @@ c is a label's loss, w its weight, D the sum of the weights: n k for n rows of k
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from bcenet.network import Network
     from bcenet.rows import Rows
 
+EPS = float(np.finfo(np.float64).eps)
 _STEP = 1e-20  # of the complex step: no difference is taken, so nothing is rounded away
 _CHUNK = 2**18  # numbers of a layer in one pass over several entries
 
@@ -68,7 +70,8 @@ _ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "sigmoid": _sigmoid,
     "softplus": _softplus,
 }
-_KINKED = ("relu", "leaky_relu", "selu")  # whose derivative jumps at 0
+# By how much a derivative jumps at 0.
+_JUMPS = {"relu": 1.0, "leaky_relu": 0.99, "selu": 1.0507009873554805 * (1 - 1.6732632423543772)}
 
 Delta = tuple[np.ndarray, np.ndarray]  # (dy, dz) of a layer, (n, fan_out) each
 
@@ -166,6 +169,22 @@ class Twin:
             deltas.insert(0, (dy, dz))
         return deltas
 
+    def other_side(self) -> Twin | None:
+        """The twin of someone who takes the other derivative at every kink; None without one."""
+        other = copy.copy(self)
+        other.slopes = list(self.slopes)
+        near = self.rounding(EPS)
+        for index, name in enumerate(self.names):
+            if name in _JUMPS:
+                above = kernels.activate(name, np.ones(1))[1]
+                other.slopes[index] = np.where(
+                    np.abs(self.y[index]) <= near, above, self.slopes[index]
+                )
+        if all(np.array_equal(*pair) for pair in zip(self.slopes, other.slopes, strict=True)):
+            return None
+        other.deltas = other._spread(self.delta)
+        return other
+
     def array_names(self, index: int) -> list[str]:
         """What a layer's gradient is made of."""
         names = ["dW", "db"]
@@ -204,23 +223,32 @@ class Twin:
     # ---- derivatives by the complex step ------------------------------------------------------
 
     def derivatives(
-        self, index: int, name: str, entries: np.ndarray
+        self, index: int, name: str, entries: np.ndarray, near: float
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(Im C(w + ih) / h by entries of an array, how near to a kink is what they move).
+        """(Im C(w + ih) / h by entries of an array, what kinks may add to them: (2, entries)).
 
         An imaginary step of W[i, j] moves column j of z by ih a[:, i], and nothing else before
         it; how that layer and those behind it move follows. With h = 1e-20 what is real stays as
-        it is, to the last digit, and each activation's Im g(y + ih) / h is found once. The
-        distance is that of the nearest z that moves; infinite without one.
+        it is, to the last digit, and each activation's Im g(y + ih) / h is found once. Of units
+        nearer to a kink than ``near`` the other derivative is right too: together they add no less
+        than the first row and no more than the second.
         """
-        slopes, distances = np.empty(entries.size), np.empty(entries.size)
+        slopes, play = np.empty(entries.size), np.empty((2, entries.size))
+        kinks = {}
+        for layer in range(index, self.last):
+            y = self.y[layer]
+            close = np.abs(y) <= near
+            if self.names[layer] in _JUMPS and close.any():
+                jump = np.where(y > 0, -1, 1) * _JUMPS[self.names[layer]]
+                da = self.deltas[layer + 1][1] @ self.coefs[layer + 1].T
+                kinks[layer] = np.where(close, jump * da, 0)
         width = max(a.shape[1] for a in self.a[index:])
         count = max(1, _CHUNK // (self.n * width))
         for start in range(0, entries.size, count):
             part = slice(start, start + count)
             direction = self._direction(index, name, entries[part])
-            slopes[part], distances[part] = self._moved(index, name, direction)
-        return slopes / self.divisor, distances
+            slopes[part], play[:, part] = self._moved(index, name, direction, kinks)
+        return slopes / self.divisor, play / self.divisor
 
     def _direction(self, index: int, name: str, entries: np.ndarray) -> np.ndarray:
         """How z (y for a normalisation's gain and shift) moves with each entry: (e, n, fan_out)."""
@@ -238,19 +266,21 @@ class Twin:
             direction[every, :, entries] = 1
         return direction
 
-    def _moved(self, index: int, name: str, move: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(Im of the loss, distance to a kink) with a layer's z or y moved: (e, n, fan_out)."""
-        distance = np.full(len(move), np.inf)
+    def _moved(
+        self, index: int, name: str, move: np.ndarray, kinks: dict[int, np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(Im of the loss, what kinks may add) with a layer's z or y moved: (e, n, fan_out)."""
+        play = np.zeros((2, len(move)))
         if name not in ("dgain", "dshift"):
             move = self._normalize(index, move)
         for layer in range(index, self.last):
-            if self.names[layer] in _KINKED:
-                away = np.where(move == 0, np.inf, np.abs(self.y[layer]))
-                distance = np.minimum(distance, away.min((1, 2)))
+            if layer in kinks:
+                more = move * kinks[layer]
+                play += np.minimum(more, 0).sum((1, 2)), np.maximum(more, 0).sum((1, 2))
             rows = (move * self._steps[layer]).reshape(-1, move.shape[2])
             after = rows @ self.coefs[layer + 1]  # all entries in one product
             move = self._normalize(layer + 1, after.reshape(*move.shape[:2], -1))
-        return (move * self._steps[-1]).sum((1, 2)), distance
+        return (move * self._steps[-1]).sum((1, 2)), play
 
     def _normalize(self, index: int, move: np.ndarray) -> np.ndarray:
         """How y moves with z."""

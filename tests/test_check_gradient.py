@@ -476,6 +476,29 @@ def test_a_network_in_single_precision_and_gradients_in_double(mistake):
     assert [layer.mistake for layer in report.layers] == ["updated-weights"] * 3 + [None]
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_networks_as_they_are_made(name, seed):
+    """float32, biases of 0, and a row of 0; p - y is then float64 of float32 numbers."""
+    net = bcenet.Network(*ARCHITECTURES[name], random_state=seed)
+    X, y = rows_of(net, 64, seed)
+    X[3] = 0
+    if seed % 2:
+        X, y = X.astype(np.float32), y.astype(int)
+    for mistake, variants in VARIANTS.items():
+        for variant in variants:
+            for place in places(net, mistake, variant)[:1]:
+                wrong = backward(net, X, y, mistake, variant, *place, rate=0.05)
+                report = bcenet.check_gradient(net, X, y, wrong)
+                names = {layer.mistake for layer in report.layers} - {None}
+                allowed = {mistake, expected_name(net, mistake, variant, place[0])}
+                if mistake == "relu-mask":  # one that is on or off everywhere
+                    allowed |= {"missing-activation-derivative", "unknown"}
+                assert names, (variant, place)
+                assert names <= allowed, (variant, place, str(report))
+    assert bcenet.check_gradient(net, X, y, backward(net, X, y)).passed
+
+
 # -------------------------------------------------------------------- orientation and shapes
 
 

@@ -2,6 +2,7 @@
 # make test         fresh environment, install with the `test` extra, run the tests
 # make test-parity  the same against PyTorch, JAX and optax (heavy)
 # make test-slow    what takes longer than a few seconds, after `make test`
+# make docs         the site, in docs/_build/html
 # make lint         ruff, cython-lint, mypy, import directions
 # PYTHON chooses the interpreter: make test PYTHON=python3.13
 
@@ -12,7 +13,7 @@ SOURCES := setup.py pyproject.toml README.md LICENSE $(wildcard src_cython/*) \
            $(wildcard bcenet/*.py bcenet/*.pyi bcenet/*/*.py)
 WHEEL = dist/built-for-$(notdir $(PYTHON))
 
-.PHONY: demo test test-slow test-parity lint bench annotate sdist clean
+.PHONY: demo test test-slow test-parity docs lint bench annotate sdist clean
 
 # One wheel serves every environment below.
 $(WHEEL): $(SOURCES)
@@ -49,6 +50,14 @@ test-parity: $(WHEEL)
 	.venv-parity/bin/python $(PIP) torch==2.13.0
 	.venv-parity/bin/python $(PIP) "$$(ls dist/bcenet-*.whl)[parity]"
 	cd tests && ../.venv-parity/bin/python $(PYTEST) -q -m parity .
+
+# The site, docs/_build/html/index.html; a warning is an error. Sphinx runs in its folder, on the
+# installed package, as the tests do.
+docs: $(WHEEL)
+	rm -rf .venv-docs docs/_build
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python $(PIP) "$$(ls dist/bcenet-*.whl)[docs]"
+	cd docs && ../.venv-docs/bin/python -m sphinx -q -W --keep-going -b html . _build/html
 
 lint:
 	rm -rf .venv-lint

@@ -8,7 +8,6 @@ from bcenet.averaging import EMA, SWA
 from bcenet.callbacks import ProgressBar
 from bcenet.config import __version__, get_include, show_config
 from bcenet.errors import DataChangedError, DataFormatError, ModelFormatError, NonFiniteError
-from bcenet.gradients import check_gradient
 from bcenet.history import History
 from bcenet.losses import FocalLoss, bce_gradient, bce_loss, bce_loss_gradient, sigmoid
 from bcenet.network import Network
@@ -35,6 +34,7 @@ __all__ = [
     "ProgressBar",
     "RMSprop",
     "Trainer",
+    "TrainingHealth",
     "__version__",
     "bce_gradient",
     "bce_loss",
@@ -59,7 +59,9 @@ __all__ = [
 _LATER = {
     "Model": ("bcenet.model", "Model"),
     "Trainer": ("bcenet.trainer", "Trainer"),
+    "TrainingHealth": ("bcenet.health", "TrainingHealth"),
     "calibration": ("bcenet.calibration", None),
+    "check_gradient": ("bcenet.gradient_check", "check_gradient"),
     "data": ("bcenet.data", None),
     "explain_last_layer": ("bcenet.explain", "explain_last_layer"),
     "load": ("bcenet.model", "load_network"),

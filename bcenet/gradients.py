@@ -1,4 +1,4 @@
-"""Seeing and checking gradients: of the loss by every parameter, and of everything between.
+"""Seeing gradients: of the loss by every parameter, and of everything between.
 
 The formulas, row-major and batch first, with g' the derivative of an activation:
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bcenet import checks, kernels, losses, sparse, threads
+from bcenet import kernels, losses, sparse, threads
 from bcenet import rows as rows_
 from bcenet.objective import Objective
 from bcenet.parameters import Shape
@@ -94,41 +94,6 @@ class Trace(Record):
         """``{"layers": [{"z": ..., ...}]}`` of nested lists, ready for JSON: what is not finite is
         the text "nan", "inf" or "-inf"."""
         return plain(self)
-
-
-class LayerCheck(Record):
-    """One layer of a gradient check.
-
-    Attributes:
-        index: from 0. passed: whether the largest error is within the tolerance.
-        max_relative_error: |given - finite difference| over the layer's largest entry.
-        mistake: None, or "unknown" where the gradient is wrong.
-        checked: entries compared; skipped: entries left out, where a step crosses a kink.
-    """
-
-    index: int
-    passed: bool
-    max_relative_error: float
-    mistake: str | None
-    checked: int
-    skipped: int
-
-
-class GradientCheck(Record):
-    """What `check_gradient` found: ``passed``, and one LayerCheck a layer in ``layers``."""
-
-    passed: bool
-    layers: list[LayerCheck]
-
-    def __str__(self) -> str:
-        lines = ["layer  verdict  largest relative error  compared"]
-        for layer in self.layers:
-            verdict = "right" if layer.passed else "WRONG"
-            lines.append(
-                f"{layer.index:5d}  {verdict:7s}  {layer.max_relative_error:22.2e}  "
-                f"{layer.checked:8d}"
-            )
-        return "\n".join(lines)
 
 
 class _Norm(Record):
@@ -247,19 +212,21 @@ def trace(network: Network, X: ArrayLike, y: ArrayLike) -> Trace:
     ones = np.ones((1, rows.n), network.dtype)
     mean = network.dtype.type(1 / rows.n)
     z = passed.z[-1]
-    dz = losses.bce_gradient(z, targets, reduction="none")
+    dz = losses.bce_gradient(z, targets, reduction="none")  # [formula fused-gradient]
     with np.errstate(divide="ignore", invalid="ignore"):  # 0 / 0 where np.where takes the 0
         # dC/dp = (1 - y) / (1 - p) - y / p, with 1 - p = s(-z) to its last digit.
         away = np.where(targets < 1, (1 - targets) / losses.sigmoid(-z), 0)
         da = away - np.where(targets > 0, targets / losses.sigmoid(z), 0)
     layers: list[LayerTrace] = []
     for index in range(len(passed.z) - 1, -1, -1):
+        # [formula weight-gradient]
         dw = kernels.product(befores[index], dz, transpose_a=True) * mean
-        db = kernels.product(ones, dz)[0] * mean
+        db = kernels.product(ones, dz)[0] * mean  # [formula bias-gradient]
         layers.append(LayerTrace(passed.z[index], passed.y[index], passed.a[index], da, dz, dw, db))
         if index > 0:
+            # [formula hidden-da]
             da = kernels.product(dz, np.ascontiguousarray(network.coefs[index].T))
-            dz = da * passed.slopes[index - 1]
+            dz = da * passed.slopes[index - 1]  # [formula hidden-dz]
             norm = passed.norms[index - 1]
             if norm is not None:
                 dz = norm.backward(dz)
@@ -449,140 +416,3 @@ def losses_of(
     entries = rows.X.nnz if is_sparse else -1
     count = threads.choose(n_threads, network._work(rows.n, entries))
     return inference_engine(network, count, objective, is_sparse=is_sparse).evaluate(rows.sources())
-
-
-# Entries compared in each of a layer's two arrays: enough to meet every row and column pattern.
-_MOST_ENTRIES = 200
-
-
-def check_gradient(
-    network: Network,
-    X: ArrayLike,
-    y: ArrayLike,
-    gradients: Gradient | list[tuple[ArrayLike, ArrayLike]] | None = None,
-    orientation: str = "auto",
-) -> GradientCheck:
-    """Compare a gradient of the mean loss with finite differences, layer by layer.
-
-    Central differences (C(w + h) - C(w - h)) / 2 h of a float64 copy of the network, over all
-    entries of a layer or 200 of each array, spread evenly. Where the one-sided differences
-    disagree a kink lies between (a ReLU changes sides) and the entry is skipped and counted.
-
-    Arguments:
-        network: the network; X, y: rows as for `Network.loss_gradient`.
-        gradients: None checks bcenet's own; or one (dW, db) a layer, or a Gradient, to check.
-        orientation: of ``gradients``: "rows" for dW of (fan_in, fan_out), "columns" for
-            (fan_out, fan_in) with db of (fan_out,) or (fan_out, 1); "auto" takes what fits.
-
-    Returns: a GradientCheck. An entry is right within 1e-6 of the layer's largest (1e-4 where
-    a float32 gradient is given).
-
-    Raises: ValueError for gradients of the wrong number or shapes.
-
-    Example:
-        >>> import bcenet, numpy as np
-        >>> net = bcenet.Network([3, 5, 1], activation="tanh", random_state=0)
-        >>> X, y = np.eye(3), np.array([0, 1, 1])
-        >>> bcenet.check_gradient(net, X, y).passed
-        True
-        >>> _, g = net.loss_gradient(X, y)
-        >>> wrong = [(g.coefs[0], g.intercepts[0]), (-g.coefs[1], g.intercepts[1])]
-        >>> [layer.passed for layer in bcenet.check_gradient(net, X, y, wrong).layers]
-        [True, False]
-    """
-    rows = rows_.check(network, X, y)
-    if gradients is None:
-        _, own = loss_gradient(network, rows.X, rows.y)
-        pairs: list[tuple[Any, Any]] = list(zip(own.coefs, own.intercepts, strict=True))
-        orientation = "rows"
-    elif isinstance(gradients, Gradient):
-        pairs = list(zip(gradients.coefs, gradients.intercepts, strict=True))
-    else:
-        pairs = gradients
-    given = _oriented(network, pairs, orientation)
-    exact = network.astype("float64")
-    single = any(array.dtype.itemsize < 8 for pair in given for array in pair)
-    tolerance = 1e-4 if single else 1e-6
-    layers = []
-    for index, pair in enumerate(given):
-        numeric, claimed, skipped = [], [], 0
-        parameters = (exact.coefs[index], exact.intercepts[index])
-        for values, claim in zip(parameters, pair, strict=True):
-            entries = np.unique(
-                np.linspace(0, values.size - 1, min(values.size, _MOST_ENTRIES)).astype(int)
-            )
-            for entry in entries:
-                slope = _difference(exact, rows, values.reshape(-1), entry)
-                if slope is None:
-                    skipped += 1
-                else:
-                    numeric.append(slope)
-                    claimed.append(float(claim.reshape(-1)[entry]))
-        truth, claims = np.array(numeric), np.array(claimed)
-        scale = float(np.abs(truth).max(initial=0.0))
-        error = float(np.abs(claims - truth).max(initial=0.0))
-        relative = error / scale if scale > 0 else (np.inf if error > 0 else 0.0)
-        # A layer that vanishes is compared with the noise of the differences themselves.
-        passed = bool(relative <= tolerance or error <= 1e-10)
-        layers.append(
-            LayerCheck(
-                index, passed, relative, None if passed else "unknown", len(numeric), skipped
-            )
-        )
-    return GradientCheck(all(layer.passed for layer in layers), layers)
-
-
-def _difference(network: Network, rows: rows_.Rows, values: np.ndarray, entry: int) -> float | None:
-    """The central difference by one parameter, or None where a kink lies in the step."""
-    kept = values[entry]
-    objective = Objective.of(network.layer_sizes[-1])
-    # The cube root of the rounding unit balances rounding (u / h) and truncation (h^2).
-    step = 6e-6 * max(1.0, abs(kept))
-    loss = []
-    for shift in (-step, 0.0, step):
-        values[entry] = kept + shift
-        total, weight = losses_of(network, rows, objective)
-        loss.append(total / weight)
-    values[entry] = kept
-    left, right = (loss[1] - loss[0]) / step, (loss[2] - loss[1]) / step
-    # Smooth losses differ by h C'', about 1e-5; a kink by the whole jump of the slope.
-    if abs(left - right) > 1e-3 * max(abs(left), abs(right)) + 1e-4:
-        return None
-    return (loss[2] - loss[0]) / (2 * step)
-
-
-def _oriented(
-    network: Network, gradients: list[tuple[Any, Any]], orientation: str
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Gradients as (fan_in, fan_out) and (fan_out,), whatever orientation they came in."""
-    checks.choice("orientation", orientation, ("auto", "rows", "columns"))
-    if not isinstance(gradients, (list, tuple)) or len(gradients) != len(network.coefs):
-        raise ValueError(
-            f"gradients must be a list of (dW, db), one a layer ({len(network.coefs)}); "
-            f"got {checks.describe(gradients)}"
-        )
-    pairs = [
-        (checks.real_array("gradients", dw), checks.real_array("gradients", db))
-        for dw, db in gradients
-    ]
-    shapes = [weights.shape for weights in network.coefs]
-    rows = all(dw.shape == shape for (dw, _), shape in zip(pairs, shapes, strict=True))
-    columns = all(dw.shape == shape[::-1] for (dw, _), shape in zip(pairs, shapes, strict=True))
-    if orientation == "auto":
-        # Column-shaped biases settle it where every layer is square.
-        upright = all(db.ndim == 2 for _, db in pairs)
-        orientation = "columns" if columns and (not rows or upright) else "rows"
-    result = []
-    for index, ((dw, db), shape) in enumerate(zip(pairs, shapes, strict=True)):
-        wanted = shape if orientation == "rows" else shape[::-1]
-        if dw.shape != wanted:
-            raise ValueError(
-                f"gradients[{index}] must have a dW of shape {wanted} "
-                f"(orientation {orientation!r}); got {dw.shape}"
-            )
-        if db.size != shape[1] or db.shape not in ((shape[1],), (shape[1], 1), (1, shape[1])):
-            raise ValueError(
-                f"gradients[{index}] must have a db of shape ({shape[1]},); got {db.shape}"
-            )
-        result.append((dw if orientation == "rows" else dw.T, db.reshape(-1)))
-    return result

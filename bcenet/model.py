@@ -26,8 +26,8 @@ class Model:
     probability is at least the threshold.
 
     Arguments:
-        encoder: a fitted :class:`bcenet.tabular.TabularEncoder`.
-        network: a :class:`bcenet.Network` with one output and as many inputs as the encoder gives.
+        encoder: a fitted `bcenet.tabular.TabularEncoder`.
+        network: a `bcenet.Network` with one output and as many inputs as the encoder gives.
         labels: (negative, positive), two different strings or numbers (a boolean is one).
         threshold: the smallest probability, in [0, 1], that is called positive.
         target: the name of the column that is predicted.
@@ -79,14 +79,14 @@ class Model:
     def decision_function(self, table: Any, n_threads: int | None = None) -> np.ndarray:
         """The logit of the positive label for each row of ``table``: (n,), the network's dtype.
 
-        ``table`` is what :meth:`TabularEncoder.transform` takes: a mapping of column names to
+        ``table`` is what `TabularEncoder.transform` takes: a mapping of column names to
         sequences, a data frame, an Arrow table or an array. Columns that the encoder doesn't know
         are ignored; one that is missing is a ValueError.
         """
         return self.network.decision_function(self.encoder.transform(table), n_threads=n_threads)
 
     def predict_proba(self, table: Any, n_threads: int | None = None) -> np.ndarray:
-        """P(positive) for each row of ``table``: (n,), in [0, 1]; see :meth:`decision_function`."""
+        """P(positive) for each row of ``table``: (n,), in [0, 1]; see `decision_function`."""
         return self.network.predict_proba(self.encoder.transform(table), n_threads=n_threads)
 
     def predict(self, table: Any, n_threads: int | None = None) -> np.ndarray:
@@ -101,7 +101,7 @@ class Model:
         return labels[(probability >= self.threshold).astype(np.intp)]
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model to one file, whole or not at all; :func:`load_model` reads it.
+        """Write the model to one file, whole or not at all; `load_model` reads it.
 
         Raises OSError if the file cannot be written (the old one is then untouched), and
         ValueError if the model holds numbers that are not finite.
@@ -133,7 +133,7 @@ class Model:
 
 
 def load_model(path: str | os.PathLike[str]) -> Model:
-    """Read a :class:`Model` from the file that :meth:`Model.save` wrote.
+    """Read a `Model` from the file that `Model.save` wrote.
 
     Nothing in the file is executed; every byte and every number is checked before use.
 
@@ -141,7 +141,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
         ModelFormatError: naming the file and what is wrong with it.
         OSError: if the file cannot be read (FileNotFoundError if there is none).
 
-    Example: see :meth:`Model.save`.
+    Example: see `Model.save`.
     """
     tensors, config = _read(path, "model")
     with model_file.content_of(path):
@@ -161,7 +161,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
 
 
 def save_network(path: str | os.PathLike[str], network: Network) -> None:
-    """Write a network to one file, whole or not at all; :func:`load_network` reads it.
+    """Write a network to one file, whole or not at all; `load_network` reads it.
 
     Raises OSError if the file cannot be written, ValueError if a parameter is not finite.
     """
@@ -170,7 +170,7 @@ def save_network(path: str | os.PathLike[str], network: Network) -> None:
 
 
 def load_network(path: str | os.PathLike[str]) -> Network:
-    """Read a :class:`bcenet.Network` from the file that :meth:`bcenet.Network.save` wrote.
+    """Read a `bcenet.Network` from the file that `bcenet.Network.save` wrote.
 
     Also known as ``bcenet.load``.
 

@@ -47,7 +47,7 @@ def write(
 ) -> None:
     """Write a model file; ``path`` then holds the whole new file or, after an error, the old one.
 
-    The same arguments and version give the same bytes. See :func:`bcenet.atomic_file.write_file`
+    The same arguments and version give the same bytes. See `bcenet.atomic_file.write_file`
     for how the file is replaced, and for its permissions.
 
     Arguments:
@@ -83,7 +83,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
             of a known format version.
         OSError: if the file cannot be read (FileNotFoundError if there is none).
 
-    Example: see :func:`write`.
+    Example: see `write`.
     """
     try:
         return _decode(*_read_bytes(path))

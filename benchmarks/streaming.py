@@ -3,11 +3,11 @@
     python -m benchmarks.streaming [--rows N] [--rounds N] [--threads N] [--large GIB] [--csv]
 
 28-64-32-1, batch 200, Adam, float32; rates are of the second of two epochs, medians of rounds in
-which all sources take their turn. With --large, one epoch each on a .npy, an Arrow IPC and a
-Parquet file of that size, each in a process held to 1 GiB by RLIMIT_DATA, beside --rows rows in
-memory in the same run; one file at a time is written under --folder. With --csv, the stages from a
-CSV file to a trained model: the census data of examples/, repeated to --rows rows. --rows is
-2,000,000 if it is not given, and 1,000,000 with --csv. It needs the extra `arrow`.
+which all sources take their turn. With --large, epochs on a .npy, an Arrow IPC and a Parquet file
+of that size, each in a process held to 1 GiB by RLIMIT_DATA, in turn with epochs on --rows rows in
+memory; one file at a time is written under --folder. With --csv, the stages from a CSV file to a
+trained model: the census data of examples/, repeated to --rows rows. --rows is 2,000,000 if it is
+not given, and 1,000,000 with --csv. It needs the extra `arrow`.
 """
 
 from __future__ import annotations
@@ -176,22 +176,30 @@ def train_limited(path: str, target: str | int, threads: int | None) -> tuple[fl
 def train_large(folder: str, options: argparse.Namespace) -> None:
     rows = options.large * 2**30 // (4 * (COLUMNS + 1))
     few = examples(options.rows, 0)
-    t = float(np.median([epoch_rate(options.threads, options.rows, *few)
-                         for _ in range(options.rounds)]))  # fmt: skip
-    print(f"{options.rows} rows in memory: {t / 1e6:.2f} million rows/s\n")
-    print("| source | GiB | targets read, s | million rows/s | of memory's | peak RssAnon, MiB |")
-    print("|---|---:|---:|---:|---:|---:|")
+    print(f"{options.rows} rows in memory and {rows} in each file; medians of {options.rounds}\n")
+    print("| source | GiB | targets read, s | million rows/s | in memory | of memory's | "
+          "peak RssAnon, MiB |")  # fmt: skip
+    print("|---|---:|---:|---:|---:|---:|---:|")
     for suffix, target in (("npy", -1), ("arrow", "y"), ("parquet", "y")):
         path = f"{folder}/large.{suffix}"
         write_large(path, rows)
-        # A process of its own: pyarrow's allocator, once used, holds 1 GiB of addresses, which
-        # count, and takes less where the limit comes first.
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            read, rate, most = pool.apply(train_limited, (path, target, options.threads))
+        os.sync()  # or the file would be written to the disk while it is read
+        memory, decoding, limited = [], [], []
+        for _ in range(options.rounds):
+            memory.append(epoch_rate(options.threads, options.rows, *few))
+            # A process of its own: pyarrow's allocator, once used, holds 1 GiB of addresses, which
+            # count, and takes less where the limit comes first.
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                limited.append(pool.apply(train_limited, (path, target, options.threads)))
+            if suffix == "parquet":
+                decoding.append(decoding_rate(path, rows, True))
+        t = float(np.median(memory))
+        read, rate, most = np.median(limited, axis=0).tolist()
         print(f"| .{suffix} | {os.path.getsize(path) / 2**30:.1f} | {read:.1f} | "
-              f"{rate / 1e6:.2f} | {rate / t:.2f} | {most:.0f} |", flush=True)  # fmt: skip
-        if suffix == "parquet":
-            d = decoding_rate(path, rows, True)
+              f"{rate / 1e6:.2f} | {t / 1e6:.2f} | {rate / t:.2f} | {most:.0f} |",
+              flush=True)  # fmt: skip
+        if decoding:
+            d = float(np.median(decoding))
             print(f"\npyarrow alone decodes {d / 1e6:.2f} million rows/s; D T / (D + T) is "
                   f"{d * t / (d + t) / 1e6:.2f}, of which the fit reaches "
                   f"{rate / (d * t / (d + t)):.2f}")  # fmt: skip

@@ -29,7 +29,7 @@ cdef inline floating identity(floating* slope, floating z) noexcept nogil:
 
 cdef inline floating relu(floating* slope, floating z) noexcept nogil:
     """g(z) = max(z, 0), with slope 0 at 0; a NaN stays a NaN."""
-    slope[0] = 1 if z > 0 else 0
+    slope[0] = 1 if z > 0 else 0  # [formula relu-slope]
     return 0 if z < 0 else z
 
 
@@ -54,7 +54,7 @@ cdef inline floating elu(floating* slope, floating z) noexcept nogil:
     """g(z) = z for z > 0, else exp(z) - 1 (Clevert et al. 2016, alpha = 1)."""
     cdef floating e
     cdef floating below = expm1_negative(&e, absolute(z))
-    slope[0] = 1 if z > 0 else e
+    slope[0] = 1 if z > 0 else e  # [formula elu-slope]
     return z if z > 0 else below
 
 
@@ -78,6 +78,7 @@ cdef inline floating gelu(floating* slope, floating z) noexcept nogil:
     tail = normal_tail(&density, absolute(z))
     probability = tail if z < 0 else <floating> 1 - tail
     a = z * probability
+    # [formula gelu-slope]
     slope[0] = 1 if z > limit else (0 if z < -limit else muladd(z, density, probability))
     return 0 if z < -limit else a  # -inf * 0
 
@@ -93,6 +94,7 @@ cdef inline floating silu(floating* slope, floating z) noexcept nogil:
     big = sigmoid_pair(&small, e, e_tail)
     p = small if z < 0 else big
     q = big if z < 0 else small
+    # [formula silu-slope]
     slope[0] = 1 if z > limit else (0 if z < -limit else p * muladd(z, q, <floating> 1))
     return 0 if z < -limit else z * p  # -inf * 0
 
@@ -104,7 +106,7 @@ cdef inline floating tanh(floating* slope, floating z) noexcept nogil:
     cdef floating x = absolute(z)
     cdef floating below = expm1_negative(&e, x + x)
     inverse = one / (one + e)
-    slope[0] = <floating> 4 * e * inverse * inverse
+    slope[0] = <floating> 4 * e * inverse * inverse  # [formula tanh-slope]
     return with_sign(-below / (<floating> 2 + below), z)
 
 
@@ -113,7 +115,7 @@ cdef inline floating logistic(floating* slope, floating z) noexcept nogil:
     cdef floating e, e_tail, big, small
     e = exp_pair(&e_tail, absolute(z))
     big = sigmoid_pair(&small, e, e_tail)
-    slope[0] = big * small
+    slope[0] = big * small  # [formula sigmoid-slope]
     return small if z < 0 else big
 
 
@@ -122,7 +124,7 @@ cdef inline floating softplus(floating* slope, floating z) noexcept nogil:
     cdef floating e, e_tail, big, small
     e = exp_pair(&e_tail, absolute(z))
     big = sigmoid_pair(&small, e, e_tail)
-    slope[0] = small if z < 0 else big
+    slope[0] = small if z < 0 else big  # [formula softplus-slope]
     return (0 if z < 0 else z) + log1p_pair(e, e_tail)
 
 

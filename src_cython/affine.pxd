@@ -103,11 +103,12 @@ cdef inline void tile(floating* c, Py_ssize_t ldc, const floating* a, Py_ssize_t
     elif finish == MULTIPLY:
         for i in range(rows):
             for j in range(columns):
-                sums[i * columns + j] *= c[i * ldc + j]
+                sums[i * columns + j] *= c[i * ldc + j]  # [formula hidden-dz]
         store(c, ldc, sums, rows, columns)
     else:
         for i in range(rows):
             for j in range(columns):
+                # [formula hidden-dz] of relu
                 sums[i * columns + j] = gated(sums[i * columns + j], gate[i * ldc + j])
         store(c, ldc, sums, rows, columns)
 

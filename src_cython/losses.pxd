@@ -34,7 +34,7 @@ cdef inline floating sigmoid(floating z) noexcept nogil:
     cdef floating e, e_tail, big, small
     e = exp_pair(&e_tail, absolute(z))
     big = sigmoid_pair(&small, e, e_tail)
-    return small if z < 0 else big
+    return small if z < 0 else big  # [formula sigmoid]
 
 
 cdef inline floating bce(floating* dz, floating z, floating t, floating w) noexcept nogil:
@@ -49,10 +49,12 @@ cdef inline floating bce(floating* dz, floating z, floating t, floating w) noexc
     negative = one - t
     negative_tail = (one - negative) - t  # what 1 - t lost to rounding
     positive = w * t
+    # [formula fused-gradient]
     slope = muladd(negative, p, muladd(negative_tail, p, -positive * q))
     dz[0] = -positive * q if negative == 0 else slope  # keeps the sign of a vanishing gradient
     slope = negative if z > 0 else positive
     x = x if slope != 0 else 0  # 0 * inf would be NaN where the limit is 0
+    # [formula stable-loss]
     return muladd(slope, x, (negative + positive) * log1p_pair(e, e_tail))
 
 

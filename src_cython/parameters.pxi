@@ -26,6 +26,7 @@ cdef void chain(floating* c, Py_ssize_t ldc, const Plan* plan, const Item* item,
     cdef const floating* a = <floating*> layer.input + start * layer.ld_in
     cdef const floating* dz = <floating*> layer.dz + start * layer.ld_a
     cdef Py_ssize_t i, j
+    # [formula weight-gradient], whose last row is [formula bias-gradient], of some of the rows
     if not layer.narrow:
         gradient_product(c, ldc, a + item.row, layer.ld_in, dz + item.column, layer.ld_a,
                          item.rows, rows, item.columns)

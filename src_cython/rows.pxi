@@ -39,6 +39,7 @@ cdef void multiply_layer(const Layer* layer, const floating* before, floating* a
             dots(a + j, layer.ld_a, before, layer.ld_in, <floating*> layer.w + j * width, width,
                  rows)
     else:
+        # [formula forward]
         forward_product(a, layer.ld_a, before, layer.ld_in, <floating*> layer.w, 0,
                         layer.panel * layer.rows, rows, layer.fan_in + 1, padded(layer.fan_out),
                         RELU if layer.gated else STORE, a)
@@ -521,6 +522,7 @@ cdef void multiply_back(const Layer* layer, const Layer* before, const floating*
             for i in range(rows):
                 dz_before[i * before.ld_a + layer.fan_in] = 0
     else:
+        # [formula hidden-da], finished by [formula hidden-dz]
         forward_product(dz_before, before.ld_a, dz, layer.ld_a, <floating*> layer.wt, 0,
                         panel_columns(dz) * padded(layer.fan_out), rows, layer.fan_out,
                         padded(layer.fan_in), finish, gate)

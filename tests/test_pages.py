@@ -68,3 +68,10 @@ def test_the_output_on_the_explain_page(tmp_path, monkeypatch, capsys):
     assert len(shown) == 2
     assert all(part in printed for part in shown)
     assert (tmp_path / "explain.png").stat().st_size > 10_000
+
+
+def test_the_report_of_the_page_on_gradient_checks(tmp_path, monkeypatch, capsys):
+    names = run("docs/check-gradient.md", tmp_path, monkeypatch, capsys)
+    report = bcenet.check_gradient(names["net"], names["X"], names["y"], names["mine"])
+    text = (ROOT / "docs/check-gradient.md").read_text(encoding="utf-8")
+    assert f"```text\n{report}\n```" in text

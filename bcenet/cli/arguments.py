@@ -24,7 +24,7 @@ def integer(minimum: int) -> Callable[[str], int]:
 
 
 def number(what: str, minimum: float, maximum: float, **bounds: bool) -> Callable[[str], float]:
-    """A type for argparse: a number that :func:`bcenet.checks.number` accepts, called ``what``."""
+    """A type for argparse: a number that `bcenet.checks.number` accepts, called ``what``."""
 
     def convert(text: str) -> float:
         try:

@@ -25,7 +25,7 @@ _MEASURES = {
 def measure(
     model: Model, blocks: Iterable[tuple[Any, ...]], n_threads: int | None = None
 ) -> dict[str, Any]:
-    """:func:`bcenet.metrics.binary_report` of the model's network on blocks (X, y) of rows.
+    """`bcenet.metrics.binary_report` of the model's network on blocks (X, y) of rows.
 
     The log-loss is computed from the logits, so it is finite and exact where a probability is
     rounded to 0 or 1.

@@ -20,7 +20,7 @@ def source_name(data: str) -> str:
 
 
 def read(data: str, columns: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-    """:func:`bcenet.data.read_table`, open to an interrupt before and after pyarrow's own work."""
+    """`bcenet.data.read_table`, open to an interrupt before and after pyarrow's own work."""
     prepare_pyarrow()
     return read_table(data, columns=columns)
 
@@ -48,7 +48,7 @@ def require_columns(
 
 
 def encode(encoder: TabularEncoder, table: Mapping[str, np.ndarray], source: str) -> Any:
-    """:meth:`TabularEncoder.transform`, whose errors then name the file too."""
+    """`TabularEncoder.transform`, whose errors then name the file too."""
     try:
         return encoder.transform(table)
     except ValueError as error:

@@ -23,14 +23,14 @@ def target_column(
 def choose_labels(
     column: np.ndarray, positive: str | None, name: str, source: str
 ) -> tuple[Any, Any]:
-    """:func:`bcenet.data.labels.choose_labels` of a column; a missing cell is a ValueError."""
+    """`bcenet.data.labels.choose_labels` of a column; a missing cell is a ValueError."""
     with _named(source):
         found = labels_.distinct_labels(name, column)[0]
     return labels_.choose_labels(found, positive, name)
 
 
 def to_targets(column: np.ndarray, labels: tuple[Any, Any], name: str, source: str) -> np.ndarray:
-    """:func:`bcenet.data.labels.to_targets`: 0.0 and 1.0, (n,), float32."""
+    """`bcenet.data.labels.to_targets`: 0.0 and 1.0, (n,), float32."""
     with _named(source):
         return labels_.to_targets(name, column, labels)
 

@@ -27,13 +27,13 @@ def naive_sigmoid(z: np.ndarray) -> np.ndarray:
 def chain(z: np.ndarray, y: np.ndarray) -> np.ndarray:
     """(1) The chain rule: dC/da * da/dz, with both factors computed."""
     a = naive_sigmoid(z)
-    slope = a * (1 - a)
-    return (a - y) / slope * slope
+    slope = a * (1 - a)  # [formula sigmoid-derivative]
+    return (a - y) / slope * slope  # [formula cost-derivative], times the slope
 
 
 def literal(z: np.ndarray, y: np.ndarray) -> np.ndarray:
     """(2) The cancelled formula to the letter: a - y."""
-    return naive_sigmoid(z) - y
+    return naive_sigmoid(z) - y  # [formula cancellation]
 
 
 def fused(z: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -281,7 +281,7 @@ class Engine:
             averages,
             entries,
         )
-        self._threads = threads
+        self.threads = threads
 
     def configure(self, hyper: dict[str, Any]) -> None:
         """Hyperparameters for the steps to come; the optimizer's state stays."""
@@ -359,7 +359,7 @@ class Engine:
             batches.start,
             batches.stop,
             self._native.STAGES[stage],
-            self._threads,
+            self.threads,
             seed,
             epoch,
             derivatives,
@@ -370,7 +370,7 @@ class Engine:
 
     def gradients(self, sources: tuple[Any, Any, Any, Any], batch_size: int, out: Any) -> str:
         """The gradient of each batch into ``out``, (batches, parameters): a status."""
-        status = self._engine.gradients(*sources, batch_size, out, self._threads)
+        status = self._engine.gradients(*sources, batch_size, out, self.threads)
         return self._native.STATUSES[status]
 
     def update(self, rate: float = 1.0) -> str:
@@ -379,8 +379,12 @@ class Engine:
 
     def logits(self, x: Any, out: np.ndarray, *, seed: int | None = None, epoch: int = 0) -> str:
         """The logits of one batch as a step on it computes them: a status."""
-        status = self._engine.logits(x, out, self._threads, seed, epoch)
+        status = self._engine.logits(x, out, self.threads, seed, epoch)
         return self._native.STATUSES[status]
+
+    def rest(self, count: int) -> None:
+        """So many threads do nothing from now on; from any thread, also while others train."""
+        self._engine.rest(count)
 
     def close(self) -> None:
         """End the threads that `train` started."""
@@ -391,8 +395,8 @@ class Engine:
 
     def predict(self, x: Any, offset: Any, out: np.ndarray, *, probabilities: bool) -> str:
         """Outputs of all rows into ``out``: "done", or "bad input" if one is not finite."""
-        return self._engine.predict(x, offset, out, probabilities, self._threads)
+        return self._engine.predict(x, offset, out, probabilities, self.threads)
 
     def evaluate(self, sources: tuple[Any, Any, Any, Any]) -> tuple[float, float]:
         """(weighted loss, weight) over all rows."""
-        return self._engine.evaluate(*sources, self._threads)
+        return self._engine.evaluate(*sources, self.threads)

@@ -1121,6 +1121,13 @@ cdef class Engine:
         self.run(&job, job.rows, 0, 1, LOGITS_ONLY, threads)
         return <int> job.status
 
+    def rest(self, int count):
+        """So many threads do nothing from now on: whoever calls has work for their processors.
+
+        Of more threads than there are helpers all rest; from any thread, also while others train.
+        """
+        bcn_team_rest(&self.plan.team, count)
+
     def close(self):
         """End the threads; the next `train` starts them again."""
         with nogil:

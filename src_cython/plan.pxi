@@ -45,6 +45,7 @@ cdef extern from "platform.h" nogil:
     void bcn_team_end(bcn_team* team)
     void bcn_team_phase(bcn_team* team, int kind, int64_t count)
     void bcn_team_stop(bcn_team* team)
+    void bcn_team_rest(bcn_team* team, int count)
 
 cdef enum:
     ITEM_SIZE = 24 * 64  # numbers of a parameter tile: whole register tiles, whole transposes

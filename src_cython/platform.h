@@ -241,7 +241,8 @@ typedef struct bcn_team {
     int64_t sleepers;
     int64_t closed;         /* helpers take nothing while it is 1 */
     int64_t stop;
-    char padding[24];       /* what follows changes rarely: another cache line */
+    int64_t last;           /* helpers of a higher index take nothing */
+    char padding[16];       /* what follows changes rarely: another cache line */
     int helpers;
     pid_t process;          /* that started it; 0 before */
     int64_t since;          /* when the team closed, opened or started, in ns */
@@ -294,9 +295,11 @@ static inline int64_t bcn_take(bcn_team *team, int *kind, int from_start)
     return -1;
 }
 
-static inline int bcn_has_work(bcn_team *team)
+static inline int bcn_has_work(bcn_member *member)
 {
+    bcn_team *team = member->team;
     return !__atomic_load_n(&team->closed, __ATOMIC_RELAXED)
+        && member->index <= __atomic_load_n(&team->last, __ATOMIC_RELAXED)
         && bcn_left(__atomic_load_n(&team->ticket, __ATOMIC_SEQ_CST));
 }
 
@@ -334,7 +337,7 @@ static void *bcn_helper(void *argument)
 #endif
     while (1) {
         int spins = 0;
-        while (!bcn_has_work(team) && !__atomic_load_n(&team->stop, __ATOMIC_ACQUIRE)
+        while (!bcn_has_work(member) && !__atomic_load_n(&team->stop, __ATOMIC_ACQUIRE)
                && spins < bcn_spins) {
             bcn_pause();
             spins++;
@@ -342,13 +345,13 @@ static void *bcn_helper(void *argument)
         if (spins == bcn_spins) {
             pthread_mutex_lock(&team->lock);
             __atomic_add_fetch(&team->sleepers, 1, __ATOMIC_SEQ_CST);
-            while (!bcn_has_work(team) && !__atomic_load_n(&team->stop, __ATOMIC_ACQUIRE))
+            while (!bcn_has_work(member) && !__atomic_load_n(&team->stop, __ATOMIC_ACQUIRE))
                 pthread_cond_wait(&team->opened, &team->lock);
             __atomic_sub_fetch(&team->sleepers, 1, __ATOMIC_SEQ_CST);
             pthread_mutex_unlock(&team->lock);
         }
         if (__atomic_load_n(&team->stop, __ATOMIC_ACQUIRE)) return NULL;
-        while (bcn_has_work(team)) {
+        while (bcn_has_work(member)) {
             int64_t item = bcn_take(team, &kind, !(member->index & 1));
             if (item < 0) break;
             team->work(team->context, kind, item, member->index);
@@ -367,6 +370,7 @@ static inline void bcn_team_start(bcn_team *team, int size, bcn_member *members,
     pthread_attr_t attributes;
     memset(team, 0, sizeof *team);
     team->process = getpid();
+    team->last = INT64_MAX;
     team->work = work;
     team->members = members;
     team->closed = bcn_nanoseconds() < bcn_load(&bcn_reopen);
@@ -392,7 +396,8 @@ static inline void bcn_team_start(bcn_team *team, int size, bcn_member *members,
 
 static inline void bcn_wake(bcn_team *team)
 {
-    if (__atomic_load_n(&team->sleepers, __ATOMIC_SEQ_CST) == 0) return;
+    int64_t resting = team->helpers - __atomic_load_n(&team->last, __ATOMIC_RELAXED);
+    if (__atomic_load_n(&team->sleepers, __ATOMIC_SEQ_CST) <= (resting > 0 ? resting : 0)) return;
     pthread_mutex_lock(&team->lock);
     pthread_cond_broadcast(&team->opened);
     pthread_mutex_unlock(&team->lock);
@@ -443,7 +448,8 @@ static inline void bcn_team_phase(bcn_team *team, int kind, int64_t count)
         bcn_account(team, begun);
         bcn_store(&team->closed, 0);
     }
-    shared = !team->closed && count > 1;
+    shared = !team->closed && count > 1
+        && __atomic_load_n(&team->last, __ATOMIC_RELAXED) > 0;
     __atomic_store_n(&team->done, 0, __ATOMIC_RELAXED);
     __atomic_store_n(&team->ticket, (uint64_t)kind << 2 * bcn_end | (uint64_t)count << bcn_end,
                      __ATOMIC_SEQ_CST);
@@ -477,6 +483,13 @@ static inline void bcn_team_begin(bcn_team *team, void *context)
     team->since = bcn_nanoseconds();
 }
 static inline void bcn_team_end(bcn_team *team) { bcn_account(team, bcn_nanoseconds()); }
+
+/* From any thread: the last ``count`` helpers take nothing from now on. */
+static inline void bcn_team_rest(bcn_team *team, int count)
+{
+    int64_t last = count == 0 ? INT64_MAX : team->helpers > count ? team->helpers - count : 0;
+    __atomic_store_n(&team->last, last, __ATOMIC_RELAXED);
+}
 
 static inline void bcn_team_stop(bcn_team *team)
 {

@@ -7,7 +7,7 @@ import hashlib
 import os
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -688,7 +688,8 @@ class WindowReader:
 
     Arguments:
         room: rows in front of each window. epochs: their numbers, from 0. skipped: windows of
-            the first of them that are left out.
+            the first of them that are left out. at_work: called with 1 before a window is read,
+            with 0 after it.
 
     ``close`` ends the thread; call it in a ``finally``.
     """
@@ -704,12 +705,14 @@ class WindowReader:
         epochs: range,
         shuffle: bool,
         skipped: int = 0,
+        at_work: Callable[[int], None] | None = None,
     ) -> None:
         self._dataset = dataset
         self._check = _Check(dtype, missing)
         self._rows = dataset.scan(dtype, missing).n
         self._seed, self._epochs, self._shuffle = seed, epochs, shuffle
         self._skipped = skipped
+        self._at_work = at_work if at_work is not None else lambda threads: None
         self._ready: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._free: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(2):
@@ -767,7 +770,11 @@ class WindowReader:
             window = self._free.get()
             if window is None:
                 raise _Stopped
-            window.rows = walk.fill(window, self._check, self._stop)
+            self._at_work(1)
+            try:
+                window.rows = walk.fill(window, self._check, self._stop)
+            finally:
+                self._at_work(0)
             if window.rows == 0:
                 raise DataChangedError(f"{dataset._source.name}: fewer rows than before")
             left -= window.rows

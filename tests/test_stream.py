@@ -123,6 +123,28 @@ def test_in_the_order_of_the_file_it_is_the_plain_fit():
     assert two.loss == pytest.approx(one.loss, rel=1e-13)  # sums in another order
 
 
+@pytest.mark.parametrize("n_threads", [2, 3, 4])
+def test_a_thread_that_leaves_its_processor_to_the_reader_changes_nothing(n_threads, monkeypatch):
+    monkeypatch.setattr(bcenet.threads, "available", lambda: 1)
+    counts = []
+
+    class Engine(bcenet.kernels.Engine):
+        def rest(self, count):
+            counts.append(count)
+            super().rest(count)
+
+    monkeypatch.setattr(bcenet.kernels, "Engine", Engine)
+    X, y, _ = rows_of()
+    dataset = open_dataset((X, y), window_rows=500)
+    nets = [network(), network()]
+    bcenet.fit(nets[0], dataset, epochs=20, random_state=7, n_threads=1, batch_size=333)
+    assert counts
+    bcenet.fit(nets[1], dataset, epochs=20, random_state=7, n_threads=n_threads, batch_size=333)
+    assert digest(nets[0].parameters) == digest(nets[1].parameters)
+    assert counts[::2] == [1] * (len(counts) // 2)
+    assert counts[1::2] == [0] * (len(counts) // 2)
+
+
 def test_epochs_in_one_call_or_more_are_the_same():
     X, y, _ = rows_of()
     dataset = open_dataset((X, y), window_rows=1000)
